@@ -1,0 +1,92 @@
+// Units: durations and sizes as operators write them.
+
+package protocol
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Duration is a time.Duration that is written as text ("10m", "1h30m") in YAML and JSON.
+type Duration time.Duration
+
+// Std is d as the standard library's type.
+func (d Duration) Std() time.Duration { return time.Duration(d) }
+
+// String is d in Go's notation.
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalText writes d in Go's notation.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads d in Go's notation.
+func (d *Duration) UnmarshalText(text []byte) error {
+	parsed, err := time.ParseDuration(string(text))
+	if err != nil {
+		return Usagef("duration %q: write it like 30s, 10m or 1h30m", text)
+	}
+	*d = Duration(parsed)
+	return nil
+}
+
+// ByteSize is a number of bytes that is written as text ("100MiB", "1.5GiB", "4096") in YAML and JSON.
+type ByteSize uint64
+
+var byteUnits = []struct {
+	name  string
+	bytes float64
+}{
+	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"PiB", 1 << 50},
+	{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"PB", 1e15},
+	{"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}, {"T", 1 << 40}, {"P", 1 << 50},
+	{"B", 1},
+}
+
+// ParseByteSize reads a size: a number with an optional unit, binary (KiB … PiB, or K … P as zfs writes them) or decimal
+// (KB … PB).
+func ParseByteSize(s string) (ByteSize, error) {
+	number, factor := strings.TrimSpace(s), 1.0
+	for _, unit := range byteUnits {
+		if strings.HasSuffix(number, unit.name) {
+			number, factor = strings.TrimSpace(strings.TrimSuffix(number, unit.name)), unit.bytes
+			break
+		}
+	}
+	value, err := strconv.ParseFloat(number, 64)
+	if err != nil || value < 0 || math.IsNaN(value) || value*factor >= math.MaxUint64 {
+		return 0, Usagef("size %q: write it like 4096, 64KiB, 100MiB or 1.5GiB", s)
+	}
+	return ByteSize(value * factor), nil
+}
+
+// String is the size with one decimal in the largest binary unit that leaves at least 1, e.g. "1.5 MiB".
+func (b ByteSize) String() string {
+	if b < 1<<10 {
+		return fmt.Sprintf("%d B", uint64(b))
+	}
+	value, names := float64(b), []string{"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
+	i := -1
+	for value >= 1024 && i < len(names)-1 {
+		value /= 1024
+		i++
+	}
+	return fmt.Sprintf("%.1f %s", value, names[i])
+}
+
+// MarshalText writes the exact number of bytes, so that nothing is lost in a round trip.
+func (b ByteSize) MarshalText() ([]byte, error) {
+	return []byte(strconv.FormatUint(uint64(b), 10)), nil
+}
+
+// UnmarshalText reads what ParseByteSize reads.
+func (b *ByteSize) UnmarshalText(text []byte) error {
+	parsed, err := ParseByteSize(string(text))
+	if err != nil {
+		return err
+	}
+	*b = parsed
+	return nil
+}
