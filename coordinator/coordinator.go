@@ -1,0 +1,106 @@
+// The coordinator: campaigns for the lease, and leads while it holds it.
+
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/zfleet/zfleet/protocol"
+)
+
+// Config is what a coordinator needs.
+type Config struct {
+	// Name is this process's, unique in the fleet.
+	Name string
+	// Host is where it runs, for people.
+	Host      string
+	Conn      *nats.Conn
+	Resources *protocol.Resources
+	// LeaseTTL is how long the lease outlives a coordinator that died; 0 is 15 s.
+	LeaseTTL time.Duration
+	// KeepPlans is how many ended plans of each job are kept; 0 is 20.
+	KeepPlans int
+	// Logger and TracerProvider may be nil: nothing is then logged or traced.
+	Logger         *slog.Logger
+	TracerProvider trace.TracerProvider
+}
+
+// Coordinator turns requests for plans into work items, and events into finished plans. Any number may run; one leads.
+type Coordinator struct {
+	config Config
+	tracer trace.Tracer
+}
+
+// New makes a coordinator; Run runs it.
+func New(config Config) *Coordinator {
+	if config.LeaseTTL == 0 {
+		config.LeaseTTL = 15 * time.Second
+	}
+	if config.KeepPlans == 0 {
+		config.KeepPlans = 20
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	if config.TracerProvider == nil {
+		config.TracerProvider = noop.NewTracerProvider()
+	}
+	return &Coordinator{config: config, tracer: config.TracerProvider.Tracer("github.com/zfleet/zfleet/coordinator")}
+}
+
+// Run campaigns and leads until ctx ends, and returns nil then. A term that ends for another reason is logged, and the
+// coordinator campaigns again.
+func (c *Coordinator) Run(ctx context.Context) error {
+	for {
+		held := &lease{
+			resources: c.config.Resources,
+			value:     protocol.Lease{Holder: c.config.Name, Host: c.config.Host},
+			ttl:       c.config.LeaseTTL,
+			logger:    c.config.Logger,
+		}
+		if err := held.acquire(ctx); err != nil {
+			return nil //nolint:nilerr // acquire fails only when ctx has ended, which is how Run is stopped
+		}
+		c.config.Logger.InfoContext(ctx, "this coordinator leads")
+		err := c.term(ctx, held)
+		if ctx.Err() != nil {
+			return nil
+		}
+		c.config.Logger.WarnContext(ctx, "this coordinator no longer leads; it asks for the lease again", slog.Any("error", err))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(c.config.LeaseTTL / 5):
+		}
+	}
+}
+
+// term leads as long as the lease is held.
+func (c *Coordinator) term(ctx context.Context, held *lease) error {
+	termContext, end := context.WithCancelCause(ctx)
+	renewing := make(chan struct{})
+	go func() {
+		defer close(renewing)
+		if err := held.keep(termContext); err != nil {
+			end(fmt.Errorf("lease: %w", err))
+		}
+	}()
+	err := newLeader(c).lead(termContext)
+	if cause := context.Cause(termContext); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	end(nil)
+	<-renewing
+	releaseContext, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	held.release(releaseContext)
+	return err
+}

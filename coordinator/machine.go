@@ -1,0 +1,530 @@
+// The machine: what happens to the tasks of one plan. It is pure: it is told the time, the events and the results of new
+// looks at both sides, and answers with the actions that follow. The runner carries them out.
+
+package coordinator
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/zfleet/zfleet/coordinator/plan"
+	"github.com/zfleet/zfleet/protocol"
+)
+
+// machine holds the tasks of one running plan.
+type machine struct {
+	plan  protocol.Plan
+	tasks []*task
+	// jitter gives a number in [0, 1), to spread retries.
+	jitter func() float64
+}
+
+// task is a protocol.Task with what need not survive a restart, because the events tell it again.
+type task struct {
+	protocol.Task
+
+	// parent is the task of the nearest ancestor filesystem on the same target; nil if there is none.
+	parent *task
+	// claimed tells that the work item published last has been claimed.
+	claimed bool
+	// seen is the last sign of life of the current try.
+	seen time.Time
+	// offer is the receiver's for the current try.
+	offer *protocol.Offer
+	// looking tells that a new look at both sides is under way.
+	looking bool
+	// waiting is since when the task has waited for a host that does not answer.
+	waiting time.Time
+}
+
+// Actions are carried out in order.
+type (
+	// saveTask stores the task's record.
+	saveTask struct{ task *task }
+	// publishItem publishes a work item of the task's current step.
+	publishItem struct {
+		task *task
+		item protocol.WorkItem
+	}
+	// withdrawItems removes the task's work items that nobody has claimed.
+	withdrawItems struct{ task *task }
+	// lookAgain inventories the task's filesystem on both sides and plans it anew.
+	lookAgain struct{ task *task }
+	// recordCursor stores the view of the cursor.
+	recordCursor struct{ cursor protocol.Cursor }
+	// finishStep ends the step's span.
+	finishStep struct {
+		task    *task
+		step    protocol.Step
+		failure *protocol.Failure
+	}
+)
+
+type action any
+
+const (
+	firstBackoff = 500 * time.Millisecond
+	maxBackoff   = time.Minute
+	// livenessGrace is added to a job's stall deadline before the leader gives up a try of which it hears nothing: the
+	// workers notice stalls themselves, and say more about them.
+	livenessGrace = 30 * time.Second
+)
+
+// newMachine makes a machine from a plan and its tasks, in order of their numbers.
+func newMachine(p protocol.Plan, tasks []protocol.Task, now time.Time, jitter func() float64) *machine {
+	m := &machine{plan: p, jitter: jitter}
+	byName := map[string]*task{}
+	key := func(target int, filesystem string) string { return fmt.Sprintf("%d %s", target, filesystem) }
+	for _, record := range tasks {
+		t := &task{Task: record, seen: now}
+		m.tasks = append(m.tasks, t)
+		byName[key(t.Target, t.Filesystem)] = t
+	}
+	for _, t := range m.tasks {
+		for name := t.Filesystem; ; {
+			slash := strings.LastIndexByte(name, '/')
+			if slash < 0 {
+				break
+			}
+			name = name[:slash]
+			if parent, found := byName[key(t.Target, name)]; found {
+				t.parent = parent
+				break
+			}
+		}
+	}
+	return m
+}
+
+// finished tells whether every task is.
+func (m *machine) finished() bool {
+	for _, t := range m.tasks {
+		if !t.State.Final() {
+			return false
+		}
+	}
+	return true
+}
+
+// active counts the tasks whose step is under way.
+func (m *machine) active() int {
+	count := 0
+	for _, t := range m.tasks {
+		if t.State == protocol.TaskOffering || t.State == protocol.TaskSending {
+			count++
+		}
+	}
+	return count
+}
+
+// creating tells whether the task's first step, which creates its filesystem on the target, is still to come.
+func (t *task) creating() bool { return t.Next == 0 && len(t.Steps) > 0 && t.Steps[0].Initial }
+
+// advance starts what can start, looks again at what is due, and gives up what is late.
+func (m *machine) advance(now time.Time) []action {
+	var actions []action
+	for _, t := range m.tasks {
+		actions = append(actions, m.expire(t, now)...)
+	}
+	for _, t := range m.tasks {
+		if t.State == protocol.TaskReady && t.parent != nil && t.parent.creating() && t.parent.State.Final() {
+			actions = append(actions, m.fail(t, &protocol.Failure{
+				Kind: protocol.Permanent,
+				Message: fmt.Sprintf("%s: not started, because its parent %s could not be created on %s; see that one's failure",
+					t.Filesystem, t.parent.Filesystem, t.TargetHost),
+			}, now)...)
+		}
+	}
+	for _, t := range m.tasks {
+		if t.State == protocol.TaskBackoff && !t.looking && !now.Before(t.NotBefore) {
+			t.looking = true
+			actions = append(actions, lookAgain{t})
+		}
+	}
+	ready := make([]*task, 0, len(m.tasks))
+	for _, t := range m.tasks {
+		if t.State == protocol.TaskReady && (t.parent == nil || !t.parent.creating()) {
+			ready = append(ready, t)
+		}
+	}
+	sort.SliceStable(ready, func(i, j int) bool {
+		return plan.Less(ready[i].Steps[ready[i].Next], ready[j].Steps[ready[j].Next])
+	})
+	for free := m.plan.Spec.Replication.Concurrency.Steps - m.active(); free > 0 && len(ready) > 0; free-- {
+		actions = append(actions, m.start(ready[0], now)...)
+		ready = ready[1:]
+	}
+	return actions
+}
+
+// wake is when advance must be called next though nothing happens; zero if there is no such time.
+func (m *machine) wake() time.Time {
+	var earliest time.Time
+	consider := func(at time.Time) {
+		if earliest.IsZero() || at.Before(earliest) {
+			earliest = at
+		}
+	}
+	for _, t := range m.tasks {
+		switch t.State {
+		case protocol.TaskBackoff:
+			if !t.looking {
+				consider(t.NotBefore)
+			}
+		case protocol.TaskOffering, protocol.TaskSending:
+			consider(m.deadline(t))
+		case protocol.TaskReady, protocol.TaskDone, protocol.TaskFailed, protocol.TaskConflict, protocol.TaskCancelled:
+		}
+	}
+	return earliest
+}
+
+// deadline is when the task's current try is given up if there is no further sign of life.
+func (m *machine) deadline(t *task) time.Time {
+	deadlines := m.plan.Spec.Replication.Deadlines
+	switch {
+	case !t.claimed:
+		return t.seen.Add(deadlines.Claim.Std())
+	case t.State == protocol.TaskOffering:
+		return t.seen.Add(deadlines.Offer.Std() + livenessGrace)
+	default:
+		return t.seen.Add(deadlines.Stall.Std() + livenessGrace)
+	}
+}
+
+func (m *machine) expire(t *task, now time.Time) []action {
+	if t.State != protocol.TaskOffering && t.State != protocol.TaskSending || now.Before(m.deadline(t)) {
+		return nil
+	}
+	host := t.TargetHost
+	if t.State == protocol.TaskSending {
+		host = m.plan.Spec.Source.Host
+	}
+	message := fmt.Sprintf("%s: no sign of life from the worker of %s since %s; is the host up and connected?",
+		t.Filesystem, host, t.seen.UTC().Format(time.TimeOnly))
+	if !t.claimed {
+		message = fmt.Sprintf("%s: no worker of %s claimed the step within %s; is one running there, with free slots?",
+			t.Filesystem, host, m.plan.Spec.Replication.Deadlines.Claim)
+	}
+	return m.fail(t, &protocol.Failure{Kind: protocol.Transient, Message: message}, now)
+}
+
+// seenAll takes all running tries as alive now: after the leader itself was cut off from the events.
+func (m *machine) seenAll(now time.Time) {
+	for _, t := range m.tasks {
+		t.seen = now
+	}
+}
+
+// start begins the next try of the task's next step.
+func (m *machine) start(t *task, now time.Time) []action {
+	t.Attempt++
+	t.claimed, t.offer, t.seen = false, nil, now
+	item := m.item(t)
+	if item.Role == protocol.RoleRecv {
+		t.State = protocol.TaskOffering
+	} else {
+		t.State = protocol.TaskSending
+	}
+	t.Updated = now
+	return []action{saveTask{t}, publishItem{t, item}}
+}
+
+// item is the first work item of the task's current try.
+func (m *machine) item(t *task) protocol.WorkItem {
+	spec := m.plan.Spec
+	target := spec.Targets[t.Target]
+	item := protocol.WorkItem{
+		Ref:        t.ref(),
+		Role:       protocol.RoleRecv,
+		Job:        spec.Name,
+		JobID:      t.JobID,
+		Source:     spec.Source.Host,
+		Target:     target.Host,
+		TargetRoot: target.Root,
+		Step:       t.Steps[t.Next],
+		Transport:  spec.Replication.Transport.For(spec.Source.Host, target.Host),
+		Protection: spec.Replication.Protection,
+		Send:       spec.Send,
+		Recv:       spec.Recv,
+		Deadlines:  spec.Replication.Deadlines,
+	}
+	if item.Transport == protocol.TransportLocal {
+		item.Role = protocol.RoleSend
+	}
+	return item
+}
+
+func (t *task) ref() protocol.StepRef {
+	return protocol.StepRef{Plan: t.Plan, Task: t.Number, Step: t.Next, Attempt: t.Attempt}
+}
+
+// apply takes an event. Events of other tries than the current one change nothing.
+func (m *machine) apply(e protocol.Event, now time.Time) []action {
+	if e.Ref.Task >= len(m.tasks) {
+		return nil
+	}
+	t := m.tasks[e.Ref.Task]
+	underWay := t.State == protocol.TaskOffering || t.State == protocol.TaskSending
+	if !underWay || e.Ref != t.ref() || e.Host != m.hostOf(t, e.Role) {
+		return nil
+	}
+	t.seen = now
+	switch e.Kind {
+	case protocol.EventClaimed:
+		t.claimed = t.claimed || e.Role == m.awaited(t)
+	case protocol.EventOffered:
+		return m.offered(t, e, now)
+	case protocol.EventDone:
+		return m.done(t, e, now)
+	case protocol.EventFailed:
+		return m.fail(t, e.Failure, now)
+	case protocol.EventProgress, protocol.EventReceived, protocol.EventDropped:
+	}
+	return nil
+}
+
+// hostOf is the host that may speak in the given role about the task: an event that claims otherwise is not believed.
+func (m *machine) hostOf(t *task, role protocol.Role) protocol.Host {
+	if role == protocol.RoleRecv {
+		return t.TargetHost
+	}
+	return m.plan.Spec.Source.Host
+}
+
+// awaited is the role whose item was published last.
+func (m *machine) awaited(t *task) protocol.Role {
+	if t.State == protocol.TaskOffering {
+		return protocol.RoleRecv
+	}
+	return protocol.RoleSend
+}
+
+func (m *machine) offered(t *task, e protocol.Event, now time.Time) []action {
+	if e.Role != protocol.RoleRecv {
+		return nil
+	}
+	if t.State == protocol.TaskSending {
+		if t.offer != nil && string(t.offer.Secret) == string(e.Offer.Secret) {
+			return nil
+		}
+		return m.fail(t, &protocol.Failure{
+			Kind:    protocol.Transient,
+			Host:    e.Host,
+			Message: t.TargetFilesystem + ": the receiving worker was restarted in the middle of the step",
+		}, now)
+	}
+	t.State, t.offer, t.claimed, t.Updated = protocol.TaskSending, e.Offer, false, now
+	return []action{saveTask{t}, publishItem{t, m.sendItem(t)}}
+}
+
+func (m *machine) sendItem(t *task) protocol.WorkItem {
+	item := m.item(t)
+	item.Role, item.Offer = protocol.RoleSend, t.offer
+	return item
+}
+
+func (m *machine) done(t *task, e protocol.Event, now time.Time) []action {
+	step := t.Steps[t.Next]
+	if t.State != protocol.TaskSending || e.Role != protocol.RoleSend || e.To.GUID != step.To.GUID {
+		return nil
+	}
+	t.Next++
+	t.Failures, t.Updated = 0, now
+	if e.Progress != nil {
+		t.Bytes += e.Progress.Bytes
+	}
+	t.State = protocol.TaskReady
+	if t.Next == len(t.Steps) {
+		t.State = protocol.TaskDone
+	}
+	return []action{
+		recordCursor{protocol.Cursor{
+			Job: m.plan.Job, JobID: t.JobID, Source: m.plan.Spec.Source.Host, Target: t.TargetHost, Filesystem: t.Filesystem,
+			Version: *e.To, At: e.At, Plan: t.Plan,
+		}},
+		saveTask{t},
+		finishStep{t, step, nil},
+	}
+}
+
+// fail takes a failure of the task's current try, or of the task as a whole where none is under way.
+func (m *machine) fail(t *task, failure *protocol.Failure, now time.Time) []action {
+	step := t.Steps[t.Next]
+	t.Failure, t.Updated = failure, now
+	switch failure.Kind {
+	case protocol.Transient, protocol.Cancelled:
+		t.Failures++
+		if t.Failures < m.plan.Spec.Replication.Attempts {
+			t.State, t.NotBefore = protocol.TaskBackoff, now.Add(m.backoff(t.Failures))
+			break
+		}
+		t.State = protocol.TaskFailed
+		t.Failure = &protocol.Failure{
+			Kind: failure.Kind,
+			Host: failure.Host,
+			Message: fmt.Sprintf("%s (given up after %d tries; the next run of the job tries again)",
+				failure.Message, t.Failures),
+		}
+	case protocol.Conflict:
+		t.State = protocol.TaskConflict
+	case protocol.Permanent, protocol.Policy, protocol.Usage:
+		t.State = protocol.TaskFailed
+	default:
+		t.State = protocol.TaskFailed
+	}
+	return []action{saveTask{t}, withdrawItems{t}, finishStep{t, step, failure}}
+}
+
+// backoff is how long to wait after the n-th failure in a row: doubling, with up to half of it taken off.
+func (m *machine) backoff(n int) time.Duration {
+	wait := firstBackoff
+	for i := 1; i < n && wait < maxBackoff; i++ {
+		wait *= 2
+	}
+	wait = min(wait, maxBackoff)
+	return wait - time.Duration(m.jitter()*float64(wait/2))
+}
+
+// look is the result of a new look at both sides of one task.
+type look struct {
+	result plan.Result
+	// receiverHas are the guids of the snapshots on the receiver.
+	receiverHas map[uint64]bool
+	// failure is set when the look itself failed.
+	failure *protocol.Failure
+}
+
+// looked takes the result of a lookAgain.
+func (m *machine) looked(t *task, seen look, now time.Time) []action {
+	t.looking = false
+	if t.State != protocol.TaskBackoff {
+		return nil
+	}
+	if seen.failure != nil {
+		return m.lookFailed(t, seen.failure, now)
+	}
+	t.waiting = time.Time{}
+	pending := t.Steps[t.Next]
+	steps := seen.result.Steps
+	if seen.receiverHas[pending.To.GUID] {
+		// The stream arrived, but its sender never learned of it, or could not say so: the step is done again, finds
+		// nothing to send, and sets the cursor and the holds right on both sides.
+		pending.Resume = false
+		steps = append([]protocol.Step{pending}, steps...)
+	} else if seen.result.Conflict != nil {
+		return m.fail(t, seen.result.Conflict.Failure(), now)
+	}
+	t.Steps = append(t.Steps[:t.Next:t.Next], steps...)
+	t.Updated = now
+	t.State = protocol.TaskReady
+	if t.Next == len(t.Steps) {
+		t.State = protocol.TaskDone
+	}
+	return []action{saveTask{t}}
+}
+
+// lookFailed waits on for a host that does not answer, but not longer than the claim deadline; an absent host is no
+// failed try.
+func (m *machine) lookFailed(t *task, failure *protocol.Failure, now time.Time) []action {
+	if t.waiting.IsZero() {
+		t.waiting = now
+	}
+	limit := m.plan.Spec.Replication.Deadlines.Claim.Std()
+	if failure.Kind != protocol.Transient || now.Sub(t.waiting) >= limit {
+		if failure.Kind == protocol.Transient {
+			failure = &protocol.Failure{
+				Kind: protocol.Permanent, Host: failure.Host,
+				Message: fmt.Sprintf("%s (waited %s)", failure.Message, m.plan.Spec.Replication.Deadlines.Claim),
+			}
+		}
+		return m.fail(t, failure, now)
+	}
+	t.Failure, t.Updated = failure, now
+	t.NotBefore = now.Add(m.backoff(3))
+	return []action{saveTask{t}}
+}
+
+// recovered is called once when a new leader has caught up with the events: what was to be published and may not have
+// been is published again; the stream drops what it has seen.
+func (m *machine) recovered(now time.Time) []action {
+	var actions []action
+	for _, t := range m.tasks {
+		if t.State.Final() || t.claimed {
+			continue
+		}
+		switch {
+		case t.State == protocol.TaskOffering:
+			actions = append(actions, publishItem{t, m.item(t)})
+		case t.State == protocol.TaskSending && m.item(t).Role == protocol.RoleSend:
+			actions = append(actions, publishItem{t, m.item(t)})
+		case t.State == protocol.TaskSending && t.offer != nil:
+			actions = append(actions, publishItem{t, m.sendItem(t)})
+		case t.State == protocol.TaskSending:
+			actions = append(actions, m.fail(t, &protocol.Failure{
+				Kind:    protocol.Transient,
+				Message: t.Filesystem + ": the receiver's offer was lost while no coordinator was running",
+			}, now)...)
+		}
+	}
+	return actions
+}
+
+// replayOffer lets a new leader learn the offer of a try that its predecessor had already taken to the sending state.
+func (m *machine) replayOffer(e protocol.Event) {
+	if e.Kind != protocol.EventOffered || e.Ref.Task >= len(m.tasks) {
+		return
+	}
+	t := m.tasks[e.Ref.Task]
+	if t.State == protocol.TaskSending && t.offer == nil && e.Ref == t.ref() {
+		t.offer = e.Offer
+	}
+}
+
+// cancel stops everything that is not finished.
+func (m *machine) cancel(now time.Time) []action {
+	var actions []action
+	for _, t := range m.tasks {
+		if t.State.Final() {
+			continue
+		}
+		running := t.State == protocol.TaskOffering || t.State == protocol.TaskSending
+		t.State, t.Updated = protocol.TaskCancelled, now
+		t.Failure = &protocol.Failure{Kind: protocol.Cancelled, Message: t.Filesystem + ": cancelled"}
+		actions = append(actions, saveTask{t}, withdrawItems{t})
+		if running {
+			actions = append(actions, finishStep{t, t.Steps[t.Next], t.Failure})
+		}
+	}
+	return actions
+}
+
+// outcome is the plan's final state with its counts.
+func (m *machine) outcome() (state protocol.PlanState, done, failed int, bytes uint64) {
+	cancelled := 0
+	for _, t := range m.tasks {
+		bytes += t.Bytes
+		switch t.State {
+		case protocol.TaskDone:
+			done++
+		case protocol.TaskCancelled:
+			cancelled++
+		case protocol.TaskFailed, protocol.TaskConflict:
+			failed++
+		case protocol.TaskReady, protocol.TaskOffering, protocol.TaskSending, protocol.TaskBackoff:
+		}
+	}
+	switch {
+	case cancelled > 0:
+		state = protocol.PlanCancelled
+	case failed == 0:
+		state = protocol.PlanDone
+	case done == 0 && m.plan.UpToDate == 0:
+		state = protocol.PlanFailed
+	default:
+		state = protocol.PlanPartial
+	}
+	return state, done, failed, bytes
+}

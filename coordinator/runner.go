@@ -1,0 +1,448 @@
+// The runner: drives one plan from its request to its end, by asking hosts, carrying out the machine's actions and
+// feeding events back to it.
+
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/zfleet/zfleet/coordinator/plan"
+	"github.com/zfleet/zfleet/protocol"
+)
+
+// runner drives one plan. Its fields are used by the goroutine of run only, but for the channels.
+type runner struct {
+	resources *protocol.Resources
+	asker     asker
+	store     store
+	logger    *slog.Logger
+	tracer    trace.Tracer
+
+	request protocol.PlanRequest
+	// since is the event sequence at which the plan began; it does not change once the runner is prepared.
+	since   uint64
+	plan    protocol.Plan
+	machine *machine
+
+	// events are the plan's events in order; the leader writes, run reads.
+	events chan protocol.Event
+	// caughtUp is closed when every event from before this term has been put into events.
+	caughtUp chan struct{}
+	// cancelled is closed when an operator asks to cancel the plan.
+	cancelled  chan struct{}
+	cancelOnce sync.Once
+	// reconnected has an element when the connection was lost and is there again.
+	reconnected chan struct{}
+
+	looks    chan lookResult
+	lookers  sync.WaitGroup
+	spans    map[*task]taskSpans
+	workItem map[*task][]uint64
+}
+
+type taskSpans struct {
+	task, step trace.Span
+	ctx        context.Context //nolint:containedctx // the span's, for the messages of the step
+}
+
+type lookResult struct {
+	task *task
+	look look
+}
+
+func newRunner(c *Coordinator, request protocol.PlanRequest) *runner {
+	return &runner{
+		resources:   c.config.Resources,
+		asker:       asker{c.config.Conn},
+		store:       store{plans: c.config.Resources.Plans, revisions: map[string]uint64{}},
+		logger:      c.config.Logger.With(slog.String("plan", string(request.Plan)), slog.String("job", request.Job)),
+		tracer:      c.tracer,
+		request:     request,
+		events:      make(chan protocol.Event, 256),
+		caughtUp:    make(chan struct{}),
+		cancelled:   make(chan struct{}),
+		reconnected: make(chan struct{}, 1),
+		looks:       make(chan lookResult),
+		spans:       map[*task]taskSpans{},
+		workItem:    map[*task][]uint64{},
+	}
+}
+
+// cancel asks the runner to cancel the plan; it may be called any number of times.
+func (r *runner) cancel() { r.cancelOnce.Do(func() { close(r.cancelled) }) }
+
+// wake tells the runner that the connection is there again after it was lost.
+func (r *runner) wake() {
+	select {
+	case r.reconnected <- struct{}{}:
+	default:
+	}
+}
+
+// prepare loads the plan's head, or makes it. It returns false when the plan has ended already.
+func (r *runner) prepare(ctx context.Context) (bool, error) {
+	found, err := r.store.load(ctx, protocol.PlanKey(r.request.Plan), &r.plan)
+	if err != nil {
+		return false, err
+	}
+	if found {
+		r.since = r.plan.EventSequence
+		return !r.plan.State.Final(), nil
+	}
+	info, err := retry(ctx, "read the state of the events", func(ctx context.Context) (*jetstream.StreamInfo, error) {
+		return r.resources.Events.Info(ctx)
+	})
+	if err != nil {
+		return false, err
+	}
+	r.plan = protocol.Plan{
+		ID:            r.request.Plan,
+		Job:           r.request.Job,
+		State:         protocol.PlanPlanning,
+		Request:       r.request,
+		Started:       time.Now().UTC(),
+		EventSequence: info.State.LastSeq,
+	}
+	r.since = r.plan.EventSequence
+	return true, r.store.create(ctx, protocol.PlanKey(r.plan.ID), r.plan)
+}
+
+func (r *runner) saveHead(ctx context.Context) error {
+	return r.store.put(ctx, protocol.PlanKey(r.plan.ID), r.plan)
+}
+
+// run drives the plan to its end. It returns nil when the plan has ended or ctx has, and an error when this coordinator
+// cannot or must not go on leading.
+func (r *runner) run(ctx context.Context) error {
+	defer r.lookers.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	ctx = protocol.ExtractTrace(ctx, r.request.Traceparent, r.request.Tracestate)
+	if r.plan.Traceparent != "" {
+		ctx = protocol.ExtractTrace(ctx, r.plan.Traceparent, r.plan.Tracestate)
+	}
+	ctx, span := r.tracer.Start(ctx, "plan", trace.WithAttributes(
+		attribute.String("zfleet.plan", string(r.plan.ID)), attribute.String("zfleet.job", r.plan.Job)))
+	defer span.End()
+	defer r.endSpans()
+	if r.plan.Traceparent == "" {
+		r.plan.Traceparent, r.plan.Tracestate = protocol.InjectTrace(ctx)
+	}
+
+	err := r.drive(ctx)
+	if ctx.Err() != nil && !errors.Is(err, errDeposed) {
+		err = nil
+	}
+	span.SetAttributes(attribute.String("zfleet.plan.state", string(r.plan.State)))
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+		return fmt.Errorf("plan %s of job %s: %w", r.plan.ID, r.plan.Job, err)
+	}
+	if r.plan.State == protocol.PlanFailed || r.plan.State == protocol.PlanPartial {
+		span.SetStatus(codes.Error, "plan "+string(r.plan.State))
+	}
+	return nil
+}
+
+func (r *runner) drive(ctx context.Context) error {
+	if r.plan.State == protocol.PlanPlanning {
+		ended, err := r.makeTasks(ctx)
+		if ended || err != nil {
+			return err
+		}
+	} else if err := r.loadTasks(ctx); err != nil {
+		return err
+	}
+	return r.runTasks(ctx)
+}
+
+// makeTasks asks both sides, plans, and stores the tasks. ended tells that the plan has come to its end with that.
+func (r *runner) makeTasks(ctx context.Context) (ended bool, err error) {
+	cancelledContext, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		select {
+		case <-r.cancelled:
+			cancel(errPlanCancelled)
+		case <-cancelledContext.Done():
+		}
+	}()
+	tasks, err := r.planTasks(cancelledContext)
+	cause := context.Cause(cancelledContext)
+	cancel(nil)
+	<-watching
+	switch {
+	case errors.Is(cause, errPlanCancelled):
+		return true, r.finish(ctx, protocol.PlanCancelled, nil)
+	case ctx.Err() != nil:
+		return true, ctx.Err()
+	case errors.Is(err, errDeposed):
+		return true, err
+	case err != nil:
+		return true, r.finish(ctx, protocol.PlanFailed, protocol.AsFailure(err, protocol.Permanent))
+	}
+	group, groupContext := errgroup.WithContext(ctx)
+	group.SetLimit(32)
+	revisions := make([]uint64, len(tasks))
+	for i, t := range tasks {
+		group.Go(func() error {
+			one := store{plans: r.store.plans, revisions: map[string]uint64{}}
+			key := protocol.TaskKey(t.Plan, t.Number)
+			// A predecessor may have died in the middle of storing its tasks; they were never acted on.
+			var old protocol.Task
+			if _, err := one.load(groupContext, key, &old); err != nil {
+				return err
+			}
+			if err := one.put(groupContext, key, t); err != nil {
+				return err
+			}
+			revisions[i] = one.revisions[key]
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return true, err
+	}
+	for i, t := range tasks {
+		r.store.revisions[protocol.TaskKey(t.Plan, t.Number)] = revisions[i]
+	}
+	r.plan.Tasks, r.plan.Waiting = len(tasks), ""
+	r.machine = newMachine(r.plan, tasks, time.Now(), rand.Float64)
+	if r.request.DryRun {
+		return true, r.finish(ctx, protocol.PlanPlanned, nil)
+	}
+	r.plan.State = protocol.PlanRunning
+	return false, r.saveHead(ctx)
+}
+
+var errPlanCancelled = errors.New("the plan was cancelled")
+
+func (r *runner) loadTasks(ctx context.Context) error {
+	tasks := make([]protocol.Task, r.plan.Tasks)
+	for n := range tasks {
+		found, err := r.store.load(ctx, protocol.TaskKey(r.plan.ID, n), &tasks[n])
+		if err != nil {
+			return err
+		}
+		if !found {
+			return r.finish(ctx, protocol.PlanFailed, protocol.Failf(protocol.Permanent,
+				"the record of task %d is gone; run the job again", n))
+		}
+	}
+	r.machine = newMachine(r.plan, tasks, time.Now(), rand.Float64)
+	return nil
+}
+
+// runTasks lets the machine run until every task is finished.
+func (r *runner) runTasks(ctx context.Context) error {
+	if r.plan.State.Final() {
+		return nil
+	}
+	caughtUp, cancelled := r.caughtUp, r.cancelled
+	for {
+		if caughtUp == nil {
+			if err := r.carryOut(ctx, r.machine.advance(time.Now())); err != nil {
+				return err
+			}
+			if r.machine.finished() {
+				return r.finishFromTasks(ctx)
+			}
+		}
+		var timer <-chan time.Time
+		if wake := r.machine.wake(); !wake.IsZero() && caughtUp == nil {
+			timer = time.After(time.Until(wake))
+		}
+		var actions []action
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e := <-r.events:
+			if caughtUp != nil {
+				r.machine.replayOffer(e)
+			}
+			actions = r.machine.apply(e, time.Now())
+		case result := <-r.looks:
+			actions = r.machine.looked(result.task, result.look, time.Now())
+		case <-cancelled:
+			cancelled = nil
+			actions = r.machine.cancel(time.Now())
+		case <-r.reconnected:
+			r.machine.seenAll(time.Now())
+		case <-caughtUp:
+			if len(r.events) > 0 {
+				continue // the events of before this term go first
+			}
+			caughtUp = nil
+			actions = r.machine.recovered(time.Now())
+		case <-timer:
+		}
+		if err := r.carryOut(ctx, actions); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *runner) carryOut(ctx context.Context, actions []action) error {
+	for _, next := range actions {
+		var err error
+		switch a := next.(type) {
+		case saveTask:
+			err = r.store.put(ctx, protocol.TaskKey(a.task.Plan, a.task.Number), a.task.Task)
+		case publishItem:
+			err = r.publish(ctx, a.task, a.item)
+		case withdrawItems:
+			r.withdraw(ctx, a.task)
+		case lookAgain:
+			r.startLook(ctx, a.task)
+		case recordCursor:
+			err = r.recordCursor(ctx, a.cursor)
+		case finishStep:
+			r.finishStep(ctx, a)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *runner) publish(ctx context.Context, t *task, item protocol.WorkItem) error {
+	ctx = r.stepContext(ctx, t, item)
+	message, err := protocol.NewMessage(ctx, protocol.WorkSubject(item.Host(), item.Role), item)
+	if err != nil {
+		return err
+	}
+	ack, err := retry(ctx, "publish work item "+item.Ref.String(), func(ctx context.Context) (*jetstream.PubAck, error) {
+		return r.resources.JetStream.PublishMsg(ctx, message, jetstream.WithMsgID(item.MessageID()))
+	})
+	if err != nil {
+		return err
+	}
+	r.workItem[t] = append(r.workItem[t], ack.Sequence)
+	r.logger.DebugContext(ctx, "work item published", slog.String("step", item.Ref.String()),
+		slog.String("role", string(item.Role)), slog.String("host", string(item.Host())))
+	return nil
+}
+
+// withdraw removes the work items of a try that is over, so that nobody claims them for nothing. One that has been
+// claimed is left to its worker, which notices by itself that it is superseded.
+func (r *runner) withdraw(ctx context.Context, t *task) {
+	sequences := r.workItem[t]
+	delete(r.workItem, t)
+	if t.claimed {
+		return
+	}
+	for _, sequence := range sequences {
+		withdrawContext, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := r.resources.Work.DeleteMsg(withdrawContext, sequence)
+		cancel()
+		if err != nil && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) && !errors.Is(err, jetstream.ErrMsgNotFound) {
+			r.logger.DebugContext(ctx, "a superseded work item was not withdrawn; its worker will drop it",
+				slog.Uint64("sequence", sequence), slog.Any("error", err))
+		}
+	}
+}
+
+// startLook inventories the task's filesystem on both sides in the background; the result comes through r.looks.
+func (r *runner) startLook(ctx context.Context, t *task) {
+	filesystem, targetFilesystem := t.Filesystem, t.TargetFilesystem
+	target := r.plan.Spec.Targets[t.Target]
+	r.lookers.Go(func() {
+		seen := r.look(ctx, target, filesystem, targetFilesystem)
+		select {
+		case r.looks <- lookResult{t, seen}:
+		case <-ctx.Done():
+		}
+	})
+}
+
+func (r *runner) look(ctx context.Context, target protocol.JobTarget, filesystem, targetFilesystem string) look {
+	spec := r.plan.Spec
+	deadline := spec.Replication.Deadlines.Inventory.Std()
+	source, err := r.asker.inventory(ctx, spec.Source.Host,
+		protocol.InventoryRequest{Roots: []string{filesystem}, Exact: true}, deadline)
+	if err != nil {
+		return look{failure: protocol.AsFailure(err, protocol.Transient)}
+	}
+	receiver, err := r.asker.inventory(ctx, target.Host,
+		protocol.InventoryRequest{Roots: []string{targetFilesystem}, Exact: true}, deadline)
+	if err != nil {
+		return look{failure: protocol.AsFailure(err, protocol.Transient)}
+	}
+	sourceDataset := source.find(filesystem)
+	if sourceDataset == nil {
+		return look{failure: protocol.Failf(protocol.Permanent,
+			"%s: it is gone from %s; take it out of the job if it was destroyed on purpose", filesystem, spec.Source.Host)}
+	}
+	received := receiver.find(targetFilesystem)
+	seen := look{
+		result:      plan.Filesystem(spec, target, *sourceDataset, received),
+		receiverHas: map[uint64]bool{},
+	}
+	if received != nil {
+		for _, version := range received.Versions {
+			seen.receiverHas[version.GUID] = seen.receiverHas[version.GUID] || version.IsSnapshot()
+		}
+	}
+	return seen
+}
+
+func (r *runner) recordCursor(ctx context.Context, cursor protocol.Cursor) error {
+	data, err := protocol.EncodeValue(cursor)
+	if err != nil {
+		return err
+	}
+	key := protocol.CursorKey(cursor.Job, cursor.JobID, cursor.Filesystem)
+	_, err = retry(ctx, "record the cursor of "+cursor.Filesystem, func(ctx context.Context) (uint64, error) {
+		return r.resources.Cursors.Put(ctx, key, data)
+	})
+	return err
+}
+
+func (r *runner) finishFromTasks(ctx context.Context) error {
+	var state protocol.PlanState
+	state, r.plan.Done, r.plan.Failed, r.plan.Bytes = r.machine.outcome()
+	if state == protocol.PlanCancelled {
+		r.tellCancelled(ctx)
+	}
+	return r.finish(ctx, state, nil)
+}
+
+// tellCancelled tells the workers to stop what is under way; it is said once, and a worker that does not hear it finishes
+// its step.
+func (r *runner) tellCancelled(ctx context.Context) {
+	message, err := protocol.NewMessage(ctx, protocol.CancelSubject(r.plan.ID), protocol.CancelNotice{Plan: r.plan.ID})
+	if err == nil {
+		err = r.asker.conn.PublishMsg(message)
+	}
+	if err != nil {
+		r.logger.WarnContext(ctx, "the workers were not told of the cancellation; steps under way will finish",
+			slog.Any("error", err))
+	}
+}
+
+func (r *runner) finish(ctx context.Context, state protocol.PlanState, failure *protocol.Failure) error {
+	r.plan.State, r.plan.Failure, r.plan.Waiting = state, failure, ""
+	r.plan.Finished = time.Now().UTC()
+	if err := r.saveHead(ctx); err != nil {
+		return err
+	}
+	r.logger.InfoContext(ctx, "plan ended", slog.String("state", string(state)), slog.Int("done", r.plan.Done),
+		slog.Int("failed", r.plan.Failed), slog.Int("up_to_date", r.plan.UpToDate), slog.Uint64("bytes", r.plan.Bytes),
+		slog.Duration("took", r.plan.Finished.Sub(r.plan.Started)))
+	return nil
+}

@@ -1,0 +1,121 @@
+// The store: a plan's records in the bucket of plans, written by compare-and-set, so that a leader that was deposed
+// cannot overwrite its successor's.
+
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/zfleet/zfleet/protocol"
+)
+
+// errDeposed is returned when a record was changed by somebody else: another coordinator leads.
+var errDeposed = errors.New("another coordinator has written the plan's records: this one no longer leads")
+
+// store writes the records of one plan. It is used by one goroutine at a time, but for the tasks of distinct numbers.
+type store struct {
+	plans     jetstream.KeyValue
+	revisions map[string]uint64
+}
+
+// maxStoreWait is how long a write to NATS is tried again before the leader gives up its term.
+const maxStoreWait = 2 * time.Minute
+
+// retry runs a request to NATS again, with back-off, until it succeeds, fails for good, or ctx ends.
+func retry[T any](ctx context.Context, what string, request func(context.Context) (T, error)) (T, error) {
+	operation := func() (T, error) {
+		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		value, err := request(attempt)
+		if err != nil && !passing(ctx, err) {
+			return value, backoff.Permanent(err)
+		}
+		return value, err
+	}
+	value, err := backoff.Retry(ctx, operation, backoff.WithMaxElapsedTime(maxStoreWait))
+	if err != nil {
+		return value, fmt.Errorf("%s: %w", what, err)
+	}
+	return value, nil
+}
+
+// passing tells whether an error of a request to NATS may go away by itself. The API's own errors, such as a wrong last
+// revision, do not.
+func passing(ctx context.Context, err error) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	var api jetstream.JetStreamError
+	if errors.As(err, &api) && api.APIError() != nil {
+		return api.APIError().Code >= 500
+	}
+	var failure *protocol.Failure
+	return !errors.As(err, &failure) && !errors.Is(err, jetstream.ErrKeyNotFound)
+}
+
+// create writes a record that does not exist yet.
+func (s *store) create(ctx context.Context, key string, value any) error {
+	return s.write(ctx, key, value, 0)
+}
+
+// put writes a record over the revision that this store last read or wrote.
+func (s *store) put(ctx context.Context, key string, value any) error {
+	return s.write(ctx, key, value, s.revisions[key])
+}
+
+func (s *store) write(ctx context.Context, key string, value any, last uint64) error {
+	data, err := protocol.EncodeValue(value)
+	if err != nil {
+		return err
+	}
+	tried := false
+	revision, err := retry(ctx, "write "+key, func(ctx context.Context) (uint64, error) {
+		revision, err := s.plans.Update(ctx, key, data, last)
+		if err != nil && tried && isWrongRevision(err) {
+			// The answer to the try before may have been lost, with its effect done.
+			if entry, getErr := s.plans.Get(ctx, key); getErr == nil && string(entry.Value()) == string(data) {
+				return entry.Revision(), nil
+			}
+		}
+		tried = true
+		return revision, err
+	})
+	if isWrongRevision(err) {
+		return fmt.Errorf("write %s: %w", key, errDeposed)
+	}
+	if err != nil {
+		return err
+	}
+	s.revisions[key] = revision
+	return nil
+}
+
+func isWrongRevision(err error) bool {
+	var api jetstream.JetStreamError
+	return errors.As(err, &api) && api.APIError() != nil &&
+		api.APIError().ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || errors.Is(err, jetstream.ErrKeyExists)
+}
+
+// load reads a record; found is false when there is none.
+func (s *store) load(ctx context.Context, key string, value any) (found bool, err error) {
+	entry, err := retry(ctx, "read "+key, func(ctx context.Context) (jetstream.KeyValueEntry, error) {
+		return s.plans.Get(ctx, key)
+	})
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := protocol.DecodeValue(entry.Value(), value); err != nil {
+		return false, fmt.Errorf("read %s: %w", key, err)
+	}
+	s.revisions[key] = entry.Revision()
+	return true, nil
+}
