@@ -1,0 +1,230 @@
+// Connecting: one way to NATS for every process of the fleet.
+
+package protocol
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/natscontext"
+)
+
+// The oldest NATS server that will do: the first with a time to live for single messages and keys (ADR-43, ADR-48).
+const (
+	minServerMajor = 2
+	minServerMinor = 11
+)
+
+// DefaultConnectWait is how long the first connection is tried where ConnectOptions.Wait says nothing.
+const DefaultConnectWait = 10 * time.Second
+
+// ConnectOptions say how to reach NATS.
+type ConnectOptions struct {
+	// URL is one or more server URLs, separated by commas. Where it is empty, the NATS CLI's context is used, and where there
+	// is none either, nats://127.0.0.1:4222.
+	URL string
+	// Context names a context of the NATS CLI, or is the path of one; empty is the selected one. With a URL, a context is used
+	// only when it is named, for its credentials.
+	Context string
+	// Creds is the path of a credentials file (JWT and seed).
+	Creds string
+	// NKey is the path of a file with an NKey seed.
+	NKey string
+	// CA is the path of the certificates that the server's must be signed by; empty takes the system's.
+	CA string
+	// Cert and Key are the paths of the client's certificate and key.
+	Cert string
+	Key  string
+	// Name is the connection's name, which NATS shows to its operators: "zctl worker alpha".
+	Name string
+	// Logger is told about lost and new connections; nil is silent.
+	Logger *slog.Logger
+	// InProcess is an embedded server to connect to; nothing but Name, Logger and Wait counts then.
+	InProcess nats.InProcessConnProvider
+	// Wait is how long the first connection is tried before it is given up; 0 is DefaultConnectWait, and a negative value
+	// tries as long as the context lasts.
+	Wait time.Duration
+}
+
+// Connect connects to NATS and checks that the server is new enough and that JetStream is there. The first connection is
+// tried until the options' Wait or ctx is over, except where trying again cannot help, such as wrong credentials. After
+// that the connection is kept up for ever: it reconnects by itself until the caller closes it. An attempt that is under
+// way when ctx is cancelled still takes up to 2 seconds for each server.
+func Connect(ctx context.Context, options ConnectOptions) (*nats.Conn, error) {
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.DiscardHandler)
+	}
+	wait := options.Wait
+	if wait == 0 {
+		wait = DefaultConnectWait
+	}
+	if wait < 0 {
+		wait = 0 // without a bound, to the backoff package
+	}
+	delays := backoff.NewExponentialBackOff()
+	delays.InitialInterval = 100 * time.Millisecond
+	delays.MaxInterval = 5 * time.Second
+	connection, err := backoff.Retry(ctx, func() (*nats.Conn, error) {
+		connection, err := options.connectOnce()
+		if err != nil && hopeless(err) {
+			return nil, backoff.Permanent(err)
+		}
+		return connection, err
+	}, backoff.WithBackOff(delays), backoff.WithMaxElapsedTime(wait), backoff.WithNotify(func(err error, next time.Duration) {
+		options.Logger.WarnContext(ctx, "NATS cannot be reached yet", "error", err, "next_try", next)
+	}))
+	if err != nil {
+		var permanent *backoff.PermanentError
+		if errors.As(err, &permanent) {
+			return nil, Failf(Permanent, "connecting to %s: %w", options.where(), permanent.Unwrap())
+		}
+		return nil, AsFailure(fmt.Errorf("connecting to %s: %w", options.where(), err), Transient)
+	}
+	if err := checkServer(ctx, connection); err != nil {
+		connection.Close()
+		return nil, err
+	}
+	return connection, nil
+}
+
+// where names the server for people.
+func (o ConnectOptions) where() string {
+	switch {
+	case o.InProcess != nil:
+		return "the embedded NATS server"
+	case o.Context != "" && o.URL != "":
+		return fmt.Sprintf("NATS at %s with context %s", o.URL, o.Context)
+	case o.URL != "":
+		return "NATS at " + o.URL
+	case o.Context != "":
+		return "NATS with context " + o.Context
+	}
+	return "NATS with the selected context, or at " + nats.DefaultURL
+}
+
+func (o ConnectOptions) connectOnce() (*nats.Conn, error) {
+	settings := o.settings()
+	if o.InProcess != nil {
+		return nats.Connect("", append(settings, nats.InProcessServer(o.InProcess))...)
+	}
+	if o.Creds != "" {
+		settings = append(settings, nats.UserCredentials(o.Creds))
+	}
+	if o.NKey != "" {
+		option, err := nats.NkeyOptionFromSeed(o.NKey)
+		if err != nil {
+			return nil, backoff.Permanent(fmt.Errorf("NKey seed file %s: %w", o.NKey, err))
+		}
+		settings = append(settings, option)
+	}
+	if o.CA != "" {
+		settings = append(settings, nats.RootCAs(o.CA))
+	}
+	if o.Cert != "" || o.Key != "" {
+		settings = append(settings, nats.ClientCert(o.Cert, o.Key))
+	}
+	if o.URL != "" && o.Context == "" {
+		return nats.Connect(o.URL, settings...)
+	}
+	if o.URL != "" {
+		settings = append(settings, func(opts *nats.Options) error {
+			opts.Url, opts.Servers = o.URL, nil
+			return nil
+		})
+	}
+	connection, context, err := natscontext.Connect(o.Context, settings...)
+	if err != nil {
+		return nil, err
+	}
+	if context.JSDomain != "" || context.JSAPIPrefix != "" {
+		connection.Close()
+		return nil, backoff.Permanent(fmt.Errorf("the context sets a JetStream domain or API prefix (%s%s), which zctl does not"+
+			" use: connect to a server of that domain", context.JSDomain, context.JSAPIPrefix))
+	}
+	return connection, nil
+}
+
+// settings are the options of every connection.
+func (o ConnectOptions) settings() []nats.Option {
+	logger := o.Logger
+	return []nats.Option{
+		nats.Name(o.Name),
+		nats.Timeout(2 * time.Second),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(500 * time.Millisecond),
+		nats.ReconnectJitter(500*time.Millisecond, time.Second),
+		nats.IgnoreAuthErrorAbort(), // an operator may mend the credentials while the process runs
+		nats.PingInterval(20 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.DisconnectErrHandler(func(connection *nats.Conn, err error) {
+			if connection.IsClosed() || err == nil {
+				return
+			}
+			logger.Warn("the connection to NATS is lost; reconnecting", "error", err)
+		}),
+		nats.ReconnectHandler(func(connection *nats.Conn) {
+			logger.Info("connected to NATS again", "server", connection.ConnectedUrlRedacted(),
+				"version", connection.ConnectedServerVersion(), "reconnects", connection.Stats().Reconnects)
+		}),
+		nats.LameDuckModeHandler(func(connection *nats.Conn) {
+			logger.Info("the NATS server is about to stop", "server", connection.ConnectedUrlRedacted())
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, subscription *nats.Subscription, err error) {
+			if subscription != nil {
+				logger.Error("NATS reports an error", "error", err, "subject", subscription.Subject)
+				return
+			}
+			logger.Error("NATS reports an error", "error", err)
+		}),
+	}
+}
+
+// hopeless tells whether trying again cannot help until somebody changes something.
+func hopeless(err error) bool {
+	var permanent *backoff.PermanentError
+	var path *fs.PathError
+	var authority x509.UnknownAuthorityError
+	var hostname x509.HostnameError
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) ||
+		errors.Is(err, nats.ErrSecureConnRequired) || errors.Is(err, nats.ErrSecureConnWanted) ||
+		errors.As(err, &permanent) || errors.As(err, &path) || errors.As(err, &authority) || errors.As(err, &hostname)
+}
+
+// checkServer tells whether the server can carry the fleet.
+func checkServer(ctx context.Context, connection *nats.Conn) error {
+	version := connection.ConnectedServerVersion()
+	if !serverWillDo(version) {
+		return Failf(Permanent, "the NATS server at %s is version %s, and zfleet needs %d.%d or newer: upgrade the server",
+			connection.ConnectedUrlRedacted(), version, minServerMajor, minServerMinor)
+	}
+	js, err := jetstream.New(connection)
+	if err != nil {
+		return fmt.Errorf("opening JetStream: %w", err)
+	}
+	_, err = js.AccountInfo(ctx)
+	switch {
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		return Failf(Permanent, "the NATS server at %s has no JetStream for this account: start it with -js, or enable jetstream"+
+			" in its configuration: %w", connection.ConnectedUrlRedacted(), err)
+	case err != nil:
+		return AsFailure(fmt.Errorf("asking the NATS server at %s about JetStream: %w", connection.ConnectedUrlRedacted(), err),
+			Transient)
+	}
+	return nil
+}
+
+func serverWillDo(version string) bool {
+	var major, minor int
+	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
+		return false
+	}
+	return major > minServerMajor || (major == minServerMajor && minor >= minServerMinor)
+}

@@ -1,0 +1,431 @@
+// Resources: the streams, consumers and buckets, and what is done with them beyond the NATS client's own methods.
+
+package protocol
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Resources are the fleet's streams and buckets. The handles are safe for concurrent use.
+type Resources struct {
+	JetStream   jetstream.JetStream
+	Work        jetstream.Stream
+	Events      jetstream.Stream
+	DeadLetters jetstream.Stream
+	Jobs        jetstream.KeyValue
+	Plans       jetstream.KeyValue
+	Cursors     jetstream.KeyValue
+	Hosts       jetstream.KeyValue
+	Leader      jetstream.KeyValue
+}
+
+// ResourceOptions are what an operator can choose about the resources. The zero value is fit for a single server.
+type ResourceOptions struct {
+	// Replicas is how many servers of a NATS cluster keep each stream and bucket. 0 leaves what exists as it is, and creates
+	// what does not with 1.
+	Replicas int
+	// WorkMaxAge is when a work item is dropped that nobody has taken; 0 is 30 days. It is also the longest that a step may
+	// run.
+	WorkMaxAge time.Duration
+	// EventsMaxAge is how long events are kept; 0 is 7 days.
+	EventsMaxAge time.Duration
+	// DeadLettersMaxAge is how long dead letters are kept; 0 is 30 days.
+	DeadLettersMaxAge time.Duration
+}
+
+const (
+	// DefaultAckWait is how long a worker that says nothing keeps a work item, before it goes to another.
+	DefaultAckWait = 30 * time.Second
+	// MaxDeliveries is how often a work item may be delivered before a worker should give it up as a dead letter: something
+	// in it may be what kills the workers. The consumers themselves set no bound, because an item past it would stay in the
+	// stream unseen.
+	MaxDeliveries = 1000
+
+	jobHistory            = 10               // versions of a job's spec that are kept
+	eventsPerSubject      = 256              // of one kind for one step; bounds progress
+	deadLettersPerSubject = 4096             // from one reporter
+	maxAckPending         = 1024             // items of one consumer under way or in back-off
+	markerTTL             = time.Hour        // how long an expired or purged key leaves its mark for watchers
+	workDuplicates        = time.Hour        // a leader may take over this late, and publish an item again
+	eventDuplicates       = 10 * time.Minute // a worker may try this long to publish an event
+	ensureTries           = 5                // several coordinators may create the same resource at once
+)
+
+// ErrRevision says that somebody else has changed the key since the revision that a write was to follow.
+var ErrRevision = errors.New("somebody else has changed the key")
+
+// MissingResources says that the fleet's streams or buckets are not there.
+type MissingResources struct {
+	// Names are the missing streams and buckets.
+	Names []string
+}
+
+// Error names what is missing and says what to do.
+func (e *MissingResources) Error() string {
+	return fmt.Sprintf("NATS has no %s: start a coordinator first (zctl coordinator, or zctl server), which creates them",
+		strings.Join(e.Names, ", "))
+}
+
+func (o ResourceOptions) streams() []jetstream.StreamConfig {
+	age := func(set, standard time.Duration) time.Duration {
+		if set > 0 {
+			return set
+		}
+		return standard
+	}
+	const day = 24 * time.Hour
+	return []jetstream.StreamConfig{
+		{
+			Name:        StreamWork,
+			Description: "zfleet: steps for the workers",
+			Subjects:    []string{WorkSubjects},
+			Retention:   jetstream.WorkQueuePolicy,
+			Storage:     jetstream.FileStorage,
+			Discard:     jetstream.DiscardOld,
+			MaxAge:      age(o.WorkMaxAge, 30*day),
+			Duplicates:  workDuplicates,
+			AllowDirect: true,
+		},
+		{
+			Name:              StreamEvents,
+			Description:       "zfleet: what happened to the steps",
+			Subjects:          []string{EventSubjects},
+			Retention:         jetstream.LimitsPolicy,
+			Storage:           jetstream.FileStorage,
+			Discard:           jetstream.DiscardOld,
+			MaxAge:            age(o.EventsMaxAge, 7*day),
+			MaxMsgsPerSubject: eventsPerSubject,
+			Duplicates:        eventDuplicates,
+			AllowDirect:       true,
+		},
+		{
+			Name:              StreamDeadLetters,
+			Description:       "zfleet: messages that could not be acted on",
+			Subjects:          []string{DeadLetterSubjects},
+			Retention:         jetstream.LimitsPolicy,
+			Storage:           jetstream.FileStorage,
+			Discard:           jetstream.DiscardOld,
+			MaxAge:            age(o.DeadLettersMaxAge, 30*day),
+			MaxMsgsPerSubject: deadLettersPerSubject,
+			Duplicates:        eventDuplicates,
+			AllowDirect:       true,
+		},
+	}
+}
+
+func (o ResourceOptions) buckets() []jetstream.KeyValueConfig {
+	bucket := func(name, description string, history uint8) jetstream.KeyValueConfig {
+		return jetstream.KeyValueConfig{
+			Bucket:      name,
+			Description: "zfleet: " + description,
+			History:     history,
+			Storage:     jetstream.FileStorage,
+			// What allows a TTL for each key (ADR-48), and what tells watchers that a key has expired.
+			LimitMarkerTTL: markerTTL,
+		}
+	}
+	return []jetstream.KeyValueConfig{
+		bucket(BucketJobs, "jobs as submitted", jobHistory),
+		bucket(BucketPlans, "plans and their tasks", 1),
+		bucket(BucketCursors, "replication cursors, a view", 1),
+		bucket(BucketHosts, "workers that are alive", 1),
+		bucket(BucketLeader, "the coordinator's lease", 1),
+	}
+}
+
+// EnsureResources creates the streams and buckets, or updates them to what this program and the options ask for. It may
+// run as often as one likes, and in several coordinators at once.
+func EnsureResources(ctx context.Context, js jetstream.JetStream, options ResourceOptions) (*Resources, error) {
+	for _, config := range options.streams() {
+		if err := ensure(ctx, func() error { return ensureStream(ctx, js, config, options.Replicas) }); err != nil {
+			return nil, resourceError("creating the stream "+config.Name, err)
+		}
+	}
+	for _, config := range options.buckets() {
+		if err := ensure(ctx, func() error { return ensureBucket(ctx, js, config, options.Replicas) }); err != nil {
+			return nil, resourceError("creating the bucket "+config.Bucket, err)
+		}
+	}
+	return OpenResources(ctx, js)
+}
+
+// ensure tries again where another coordinator did the same at the same moment.
+func ensure(ctx context.Context, try func() error) error {
+	var err error
+	for range ensureTries {
+		err = try()
+		raced := errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) || errors.Is(err, jetstream.ErrBucketExists) ||
+			errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrBucketNotFound)
+		if !raced || ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
+}
+
+func ensureStream(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig, replicas int) error {
+	stream, err := js.Stream(ctx, config.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		config.Replicas = max(replicas, 1)
+		_, err = js.CreateStream(ctx, config)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	existing := stream.CachedInfo().Config
+	config.Replicas = replicas
+	if replicas == 0 {
+		config.Replicas = existing.Replicas
+	}
+	config.Placement = existing.Placement
+	_, err = js.UpdateStream(ctx, config)
+	return err
+}
+
+func ensureBucket(ctx context.Context, js jetstream.JetStream, config jetstream.KeyValueConfig, replicas int) error {
+	stream, err := js.Stream(ctx, "KV_"+config.Bucket)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		config.Replicas = max(replicas, 1)
+		_, err = js.CreateKeyValue(ctx, config)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	existing := stream.CachedInfo().Config
+	config.Replicas = replicas
+	if replicas == 0 {
+		config.Replicas = existing.Replicas
+	}
+	config.Placement = existing.Placement
+	_, err = js.UpdateKeyValue(ctx, config)
+	return err
+}
+
+// OpenResources opens the streams and buckets that a coordinator has created. Where some are not there, its error is a
+// *MissingResources that names them all.
+func OpenResources(ctx context.Context, js jetstream.JetStream) (*Resources, error) {
+	resources := &Resources{JetStream: js}
+	missing := &MissingResources{}
+	for name, stream := range map[string]*jetstream.Stream{
+		StreamWork:        &resources.Work,
+		StreamEvents:      &resources.Events,
+		StreamDeadLetters: &resources.DeadLetters,
+	} {
+		var err error
+		*stream, err = js.Stream(ctx, name)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			missing.Names = append(missing.Names, "stream "+name)
+		case err != nil:
+			return nil, resourceError("opening the stream "+name, err)
+		}
+	}
+	for name, bucket := range map[string]*jetstream.KeyValue{
+		BucketJobs:    &resources.Jobs,
+		BucketPlans:   &resources.Plans,
+		BucketCursors: &resources.Cursors,
+		BucketHosts:   &resources.Hosts,
+		BucketLeader:  &resources.Leader,
+	} {
+		var err error
+		*bucket, err = js.KeyValue(ctx, name)
+		switch {
+		case errors.Is(err, jetstream.ErrBucketNotFound):
+			missing.Names = append(missing.Names, "bucket "+name)
+		case err != nil:
+			return nil, resourceError("opening the bucket "+name, err)
+		}
+	}
+	if len(missing.Names) > 0 {
+		return nil, missing
+	}
+	return resources, nil
+}
+
+// EnsureWorkConsumer creates or updates the durable pull consumer through which the host's workers take the items of one
+// role. All workers of a host share it, each item goes to one of them at a time, and comes back when that worker has said
+// nothing for ackWait (0 is DefaultAckWait). It may run as often as one likes, in several workers at once.
+func EnsureWorkConsumer(
+	ctx context.Context, js jetstream.JetStream, host Host, role Role, ackWait time.Duration,
+) (jetstream.Consumer, error) {
+	if err := host.Validate(); err != nil {
+		return nil, err
+	}
+	if ackWait <= 0 {
+		ackWait = DefaultAckWait
+	}
+	consumer, err := js.CreateOrUpdateConsumer(ctx, StreamWork, jetstream.ConsumerConfig{
+		Durable:       WorkConsumer(host, role),
+		Description:   fmt.Sprintf("zfleet: %s items for the workers of %s", role, host),
+		FilterSubject: WorkSubject(host, role),
+		DeliverPolicy: jetstream.DeliverAllPolicy, // the only one that a work queue allows
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       ackWait,
+		MaxDeliver:    -1,
+		MaxAckPending: maxAckPending,
+	})
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, &MissingResources{Names: []string{"stream " + StreamWork}}
+	}
+	if err != nil {
+		return nil, resourceError(fmt.Sprintf("creating the consumer %s of %s", WorkConsumer(host, role), StreamWork), err)
+	}
+	return consumer, nil
+}
+
+// Publish publishes to a stream and waits until the stream has the message. The stream keeps one of several messages with
+// the same msgID (Nats-Msg-Id) within its window; the ack's Duplicate tells. An empty msgID is not de-duplicated. Without a
+// deadline in ctx, the client's default of 5 seconds applies.
+func Publish(ctx context.Context, js jetstream.JetStream, message *nats.Msg, msgID string) (*jetstream.PubAck, error) {
+	var options []jetstream.PublishOpt
+	if msgID != "" {
+		options = append(options, jetstream.WithMsgID(msgID))
+	}
+	ack, err := js.PublishMsg(ctx, message, options...)
+	if err != nil {
+		return nil, resourceError("publishing to "+message.Subject, err)
+	}
+	return ack, nil
+}
+
+// PublishWork publishes the work item and waits until the stream has it. Its answer is the item's sequence in the stream;
+// an item that was published before keeps its first one.
+func PublishWork(ctx context.Context, js jetstream.JetStream, item WorkItem) (uint64, error) {
+	return publishMessage(ctx, js, WorkSubject(item.Host(), item.Role), item, item.MessageID())
+}
+
+// PublishEvent publishes the event and waits until the stream has it. Its answer is the event's sequence in the stream.
+func PublishEvent(ctx context.Context, js jetstream.JetStream, event Event) (uint64, error) {
+	return publishMessage(ctx, js, EventSubject(event), event, event.MessageID())
+}
+
+// PublishDeadLetter keeps a message that could not be acted on. What is too large of it is cut off: the payload after
+// MaxDeadLetterPayload bytes (Size then still tells the whole size, if it is set), headers and texts after some KiB.
+func PublishDeadLetter(ctx context.Context, js jetstream.JetStream, letter DeadLetter) error {
+	const maxText, maxHeaders = 4 << 10, 64 << 10
+	if letter.Size == 0 {
+		letter.Size = len(letter.Payload)
+	}
+	letter.Payload = letter.Payload[:min(len(letter.Payload), MaxDeadLetterPayload)]
+	letter.Subject = cut(letter.Subject, maxText)
+	letter.Reason = cut(letter.Reason, maxText)
+	headers, size := map[string][]string{}, 0
+	for name, values := range letter.Headers {
+		for _, value := range values {
+			if size += len(name) + len(value); size <= maxHeaders {
+				headers[name] = append(headers[name], value)
+			}
+		}
+	}
+	letter.Headers = headers
+	_, err := publishMessage(ctx, js, DeadLetterSubject(letter.Reporter), letter, "")
+	return err
+}
+
+func publishMessage(ctx context.Context, js jetstream.JetStream, subject string, v any, msgID string) (uint64, error) {
+	message, err := NewMessage(ctx, subject, v)
+	if err != nil {
+		return 0, err
+	}
+	ack, err := Publish(ctx, js, message, msgID)
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+func cut(s string, length int) string {
+	if len(s) <= length {
+		return s
+	}
+	return strings.ToValidUTF8(s[:length], "") + "…"
+}
+
+// PutTTL sets the key to the value for the given time, after which the key is gone and watchers see it deleted (ADR-43,
+// ADR-48). The server counts whole seconds, so the time is rounded up to them. Where lastRevision is not nil, the key must
+// still have that revision, and 0 means that it must not exist; otherwise the error is ErrRevision. The answer is the new
+// revision.
+func PutTTL(
+	ctx context.Context, js jetstream.JetStream, bucket, key string, value []byte, ttl time.Duration, lastRevision *uint64,
+) (uint64, error) {
+	doing := fmt.Sprintf("setting %s in the bucket %s", key, bucket)
+	if ttl <= 0 {
+		return 0, Usagef("%s: a time to live of %s", doing, ttl)
+	}
+	ttl = (ttl + time.Second - 1).Truncate(time.Second)
+	subject := "$KV." + bucket + "." + key
+	put := func(revision *uint64) (uint64, error) {
+		options := []jetstream.PublishOpt{jetstream.WithMsgTTL(ttl)}
+		if revision != nil {
+			options = append(options, jetstream.WithExpectLastSequencePerSubject(*revision))
+		}
+		ack, err := js.PublishMsg(ctx, &nats.Msg{Subject: subject, Header: nats.Header{}, Data: value}, options...)
+		if err != nil {
+			return 0, err
+		}
+		return ack.Sequence, nil
+	}
+	revision, err := put(lastRevision)
+	if wrongRevision(err) && *lastRevision == 0 {
+		// A key that was deleted or has expired may have left a marker, which has a revision of its own.
+		var marker uint64
+		marker, err = markerRevision(ctx, js, bucket, subject)
+		if err != nil {
+			return 0, resourceError(doing, err)
+		}
+		if marker == 0 {
+			return 0, fmt.Errorf("%s: %w", doing, ErrRevision)
+		}
+		revision, err = put(&marker)
+	}
+	switch {
+	case wrongRevision(err):
+		return 0, fmt.Errorf("%s: %w", doing, ErrRevision)
+	case err != nil:
+		return 0, resourceError(doing, err)
+	}
+	return revision, nil
+}
+
+func wrongRevision(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+		api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}
+
+// markerRevision is the revision of the marker that says that the key is gone; 0 where the key has a value.
+func markerRevision(ctx context.Context, js jetstream.JetStream, bucket, subject string) (uint64, error) {
+	stream, err := js.Stream(ctx, "KV_"+bucket)
+	if err != nil {
+		return 0, err
+	}
+	last, err := stream.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil // gone in this moment, with its marker
+	}
+	if err != nil {
+		return 0, err
+	}
+	if last.Header.Get("KV-Operation") == "" && last.Header.Get("Nats-Marker-Reason") == "" {
+		return 0, nil
+	}
+	return last.Sequence, nil
+}
+
+// resourceError is err with what was being done, transient unless the context was cancelled or NATS has refused for good.
+func resourceError(doing string, err error) error {
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.Code >= 400 && api.Code < 500 {
+		return Failf(Permanent, "%s: %w", doing, err)
+	}
+	return AsFailure(fmt.Errorf("%s: %w", doing, err), Transient)
+}
