@@ -8,18 +8,19 @@ import "iter"
 // (MAX_ARG_STRLEN; fs@a,b,c is one) and more for all of them, execve(2); one limit below both serves all commands.
 const maxArguments = 96 << 10
 
-// batches cuts names into runs that take at most limit bytes, each with its separator, and at least one name.
-func batches(names []string, limit int) iter.Seq[[]string] {
+// batches cuts names into runs of at most count names that take at most size bytes, each with its separator; every run has
+// at least one name.
+func batches(names []string, size, count int) iter.Seq[[]string] {
 	return func(yield func([]string) bool) {
-		start, size := 0, 0
+		start, taken := 0, 0
 		for i, name := range names {
-			if i > start && size+len(name)+1 > limit {
+			if i > start && (taken+len(name)+1 > size || i-start >= count) {
 				if !yield(names[start:i:i]) {
 					return
 				}
-				start, size = i, 0
+				start, taken = i, 0
 			}
-			size += len(name) + 1
+			taken += len(name) + 1
 		}
 		if start < len(names) {
 			yield(names[start:])

@@ -68,7 +68,9 @@ type DatasetDoesNotExist struct {
 }
 
 // Error names the dataset.
-func (e *DatasetDoesNotExist) Error() string { return fmt.Sprintf("dataset %q does not exist", e.Dataset) }
+func (e *DatasetDoesNotExist) Error() string {
+	return fmt.Sprintf("dataset %q does not exist", e.Dataset)
+}
 
 // Is matches [ErrDatasetDoesNotExist].
 func (e *DatasetDoesNotExist) Is(target error) bool { return target == ErrDatasetDoesNotExist }
@@ -124,4 +126,13 @@ func (e *CommandError) typed() error {
 		return &DatasetDoesNotExist{Dataset: names[0], Command: e}
 	}
 	return e
+}
+
+// typed does the same for an error that may be a CommandError.
+func typed(err error) error {
+	var failed *CommandError
+	if errors.As(err, &failed) {
+		return failed.typed()
+	}
+	return err
 }

@@ -49,12 +49,8 @@ func (s *System) List(ctx context.Context, query ListQuery) ([]Dataset, error) {
 	listing := newListing(query, features)
 	lines := lineWriter{handle: listing.add}
 	err = s.run(ctx, Command{Args: listing.args(), Stdout: &lines})
-	var failed *CommandError
-	if errors.As(err, &failed) {
-		return nil, fmt.Errorf("list datasets: %w", failed.typed())
-	}
 	if err != nil {
-		return nil, fmt.Errorf("list datasets: %w", err)
+		return nil, fmt.Errorf("list datasets: %w", typed(err))
 	}
 	if err := lines.finish("zfs list"); err != nil {
 		return nil, err
@@ -314,7 +310,7 @@ func (s *System) settlePlaceholders(ctx context.Context, datasets []Dataset) err
 		return nil
 	}
 	local := map[string]bool{}
-	for batch := range batches(uncertain, maxArguments) {
+	for batch := range batches(uncertain, maxArguments, len(uncertain)) {
 		args := append([]string{"zfs", "get", "-Hp", "-o", "name,value,source", placeholderProperty}, batch...)
 		output, err := s.output(ctx, args...)
 		var failed *CommandError

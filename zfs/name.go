@@ -32,7 +32,9 @@ type NameError struct {
 }
 
 // Error names the rule.
-func (e *NameError) Error() string { return fmt.Sprintf("invalid %s name %q: %s", e.What, e.Name, e.Reason) }
+func (e *NameError) Error() string {
+	return fmt.Sprintf("invalid %s name %q: %s", e.What, e.Name, e.Reason)
+}
 
 // ValidateDataset checks the name of a filesystem or volume. The error is a [*NameError].
 func ValidateDataset(name string) error {
