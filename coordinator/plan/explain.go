@@ -17,8 +17,8 @@ func (p *pair) there() string { return p.targetFilesystem + " on " + string(p.ta
 func (p *pair) targetMovedOn(from, copied protocol.Version, extra, newer []protocol.Version) *Conflict {
 	c := &Conflict{Kind: KindDiverged, Common: &from, Extra: extra}
 	var message, remedy strings.Builder
-	fmt.Fprintf(&message, "the newest version that %s and %s have in common is %s, but the target has %s after it that the"+
-		" source does not have: %s. ", p.here(), p.there(), describe(from), count(extra), list(extra))
+	fmt.Fprintf(&message, "the newest version that %s and %s have in common is %s%s, but the target has %s after it that the"+
+		" source does not have: %s. ", p.here(), p.there(), describe(from), otherName(from, copied), count(extra), list(extra))
 	if len(newer) == 0 {
 		c.Kind = KindReceiverAhead
 		message.WriteString("The source has no snapshot after it. ")
@@ -34,10 +34,10 @@ func (p *pair) targetMovedOn(from, copied protocol.Version, extra, newer []proto
 		remedy.WriteString(p.releaseFirst(extra))
 	}
 	if p.job.Recv.Rollback {
-		fmt.Fprintf(&remedy, "The next run then rolls the target back to %s and sends what comes after it.\n", from.Rel())
+		fmt.Fprintf(&remedy, "The next run then rolls the target back to %s and sends what comes after it.\n", copied.Rel())
 	} else {
 		fmt.Fprintf(&remedy, "To give up what the target has after %s, and with it all that was written there since, on %s:\n%s",
-			from.Rel(), p.target.Host, command("zfs rollback -r", "@", p.targetFilesystem, copied.Name))
+			copied.Rel(), p.target.Host, command("zfs rollback -r", "@", p.targetFilesystem, copied.Name))
 		remedy.WriteString("To let the job do that by itself whenever it is needed, set recv.rollback: true in the job.\n")
 	}
 	remedy.WriteString(p.keepAside())
@@ -291,6 +291,15 @@ func quote(name string) string {
 // describe is a version with all that tells it apart: "@a (guid 1234, 2026-01-02 03:04:05 UTC)".
 func describe(version protocol.Version) string {
 	return fmt.Sprintf("%s (guid %d, %s)", version.Rel(), version.GUID, version.Creation.UTC().Format("2006-01-02 15:04:05 UTC"))
+}
+
+// otherName adds the name that the target's copy of a version has, where it is another: the version is a bookmark, or was
+// renamed.
+func otherName(version, copied protocol.Version) string {
+	if version.Rel() == copied.Rel() {
+		return ""
+	}
+	return ", which is " + copied.Rel() + " on the target"
 }
 
 // list describes versions in order; of many, only the ends.
