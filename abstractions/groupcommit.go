@@ -1,0 +1,155 @@
+// Group commit: requests of concurrent steps that can share one command do so, since each command that changes a pool
+// waits for a transaction group to be synced.
+
+package abstractions
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// commitKey is what requests must have in common to share a command.
+type commitKey struct{ operation, pool, tag string }
+
+// committer gathers requests. A batch is open for a short window, and for as long as the command of the batch before it with
+// the same key runs; so a busy pool gets bigger batches, and an idle one hardly waits.
+type committer struct {
+	window time.Duration
+
+	mu      sync.Mutex
+	open    map[commitKey]*batch // takes further members
+	last    map[commitKey]*batch // the youngest, which the next one waits for
+	batches sync.WaitGroup
+}
+
+// maxBatchNames bounds a batch. [zfs.System.Hold] puts as many into one command.
+const maxBatchNames = 128
+
+// batch is a set of requests that share a command. All but ended is guarded by the committer's mutex.
+type batch struct {
+	members []*member
+	names   int
+	cancel  context.CancelFunc
+	ended   chan struct{}
+}
+
+// member is one request.
+type member struct {
+	ctx    context.Context
+	names  []string
+	gone   bool
+	result chan error // takes one
+}
+
+// do has command run with the names, together with those of others, and returns how that went for these names: when a
+// shared command fails it is run again for each request alone, so that nobody gets the failure of another. Commands must
+// therefore be idempotent. When ctx ends, do returns at once; a command that nobody waits for any more is ended.
+func (c *committer) do(ctx context.Context, key commitKey, names []string, command func(context.Context, []string) error) error {
+	request := &member{ctx: ctx, names: names, result: make(chan error, 1)}
+	joined := c.join(key, request, command)
+	select {
+	case err := <-request.result:
+		return err
+	case <-ctx.Done():
+		c.leave(joined, request)
+		return ctx.Err()
+	}
+}
+
+// wait returns when no batch is left.
+func (c *committer) wait() { c.batches.Wait() }
+
+func (c *committer) join(key commitKey, request *member, command func(context.Context, []string) error) *batch {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	joined := c.open[key]
+	if joined != nil && joined.names+len(request.names) > maxBatchNames {
+		joined = nil // it stays the one that the next waits for
+	}
+	if joined == nil {
+		// The first member's context gives the values, such as its trace; its end does not end the others' command.
+		ctx, cancel := context.WithCancel(context.WithoutCancel(request.ctx))
+		joined = &batch{cancel: cancel, ended: make(chan struct{})}
+		if c.open == nil {
+			c.open, c.last = make(map[commitKey]*batch), make(map[commitKey]*batch)
+		}
+		previous := c.last[key]
+		c.open[key], c.last[key] = joined, joined
+		c.batches.Go(func() { c.run(ctx, key, joined, previous, command) })
+	}
+	joined.members = append(joined.members, request)
+	joined.names += len(request.names)
+	return joined
+}
+
+// leave takes a request back. The last one to leave ends the command.
+func (c *committer) leave(left *batch, request *member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	request.gone = true
+	if !slices.ContainsFunc(left.members, func(other *member) bool { return !other.gone }) {
+		c.close(left)
+		left.cancel()
+	}
+}
+
+// close keeps a batch from taking further members. The mutex is held.
+func (c *committer) close(full *batch) {
+	for key, open := range c.open {
+		if open == full {
+			delete(c.open, key)
+		}
+	}
+}
+
+func (c *committer) run(ctx context.Context, key commitKey, own, previous *batch, command func(context.Context, []string) error) {
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.last[key] == own {
+			delete(c.last, key)
+		}
+		own.cancel()
+		close(own.ended)
+	}()
+	window := time.NewTimer(c.window)
+	defer window.Stop()
+	select {
+	case <-window.C:
+	case <-ctx.Done():
+		return
+	}
+	if previous != nil {
+		select {
+		case <-previous.ended:
+		case <-ctx.Done():
+			return
+		}
+	}
+
+	c.mu.Lock()
+	c.close(own)
+	members := slices.DeleteFunc(slices.Clone(own.members), func(m *member) bool { return m.gone })
+	c.mu.Unlock()
+	var names []string
+	for _, request := range members {
+		for _, name := range request.names {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	if len(names) == 0 {
+		return
+	}
+	err := command(ctx, names)
+	for _, request := range members {
+		if err != nil && len(members) > 1 && request.ctx.Err() == nil {
+			request.result <- command(request.ctx, request.names)
+			continue
+		}
+		request.result <- err
+	}
+}
