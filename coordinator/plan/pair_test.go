@@ -83,6 +83,7 @@ func TestPair(t *testing.T) {
 			{name: "all: the oldest", source: "@a @b @c", receiver: "empty", partial: "a", initial: protocol.InitialAll, want: "initial resume full @a; @a → @c (+1)"},
 			{name: "all: not the oldest", source: "@a @b @c", receiver: "empty", partial: "b", initial: protocol.InitialAll, want: "initial full @a; @a → @c (+1)"},
 			{name: "an increment's, with nothing to add it to", source: "@a @b", receiver: "empty", partial: "a>b", want: "initial full @b"},
+			{name: "all: an increment's, with nothing to add it to", source: "@a @b", receiver: "empty", partial: "a>b", initial: protocol.InitialAll, want: "initial full @a; @a → @b"},
 			{name: "unreadable", source: "@a @b", receiver: "empty", partial: "?", want: "initial full @b"},
 			{name: "forbidden", source: "@a", receiver: "empty", partial: "a", initial: protocol.InitialFail, want: "conflict: initial replication forbidden"},
 			{name: "nothing left to send", source: "", receiver: "empty", partial: "a", want: "nothing; note"},
