@@ -1,0 +1,161 @@
+// Copying: what both directions of a copy share.
+
+package tcp
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/zfleet/zfleet/protocol"
+)
+
+// IdleFactor is the default of CopyOptions.Idle in stall times.
+const IdleFactor = 10
+
+// copyBuffer is how much of the stream is read and written at once where it is copied through the process.
+const copyBuffer = 256 << 10
+
+// CopyOptions bound a copy and make it visible.
+type CopyOptions struct {
+	// Stall is how long the peer may give no sign of life, which is any byte from it, before the copy fails with a
+	// transient failure. Zero is DefaultStall, and on the sender's side the stall time given to Dial. Both sides of a
+	// step take it from the same work item: each gives signs of life at a third of the sender's.
+	Stall time.Duration
+	// Idle is how long no byte of the stream may move although the peer lives, before the copy fails with a transient
+	// failure. It bounds a zfs send that finds nothing to send and a zfs recv that takes nothing, either of which can be
+	// at honest work for minutes. Zero is IdleFactor times Stall. A copy may overrun it by a quarter.
+	Idle time.Duration
+	// Progress, where it is not nil, is increased by the bytes of the stream as they move, so that others can watch the
+	// copy without slowing it.
+	Progress *atomic.Int64
+	// Finish, where it is not nil, is called by CopyFrom once the reader is at its end, and says whether what was read is
+	// the whole stream: an error aborts it. It must be bounded by itself. CopyTo does not use it.
+	Finish func() error
+}
+
+func (o CopyOptions) stallOr(otherwise time.Duration) time.Duration {
+	if o.Stall <= 0 {
+		return otherwise
+	}
+	return max(o.Stall, minStall)
+}
+
+func (o CopyOptions) idle(stall time.Duration) time.Duration {
+	if o.Idle <= 0 {
+		return IdleFactor * stall
+	}
+	return max(o.Idle, minStall)
+}
+
+// meter counts the bytes of one copy.
+type meter struct {
+	moved   atomic.Int64
+	visible *atomic.Int64
+}
+
+func (m *meter) add(n int64) {
+	m.moved.Add(n)
+	if m.visible != nil {
+		m.visible.Add(n)
+	}
+}
+
+// watch ends a copy by calling interrupt, once, when ctx ends, when the link does, or when m stands still for the idle
+// time. The returned function ends the watch, waits until nothing of it is running, and gives the cause of the
+// interruption, or nil if there was none.
+func watch(ctx, link context.Context, m *meter, idle time.Duration, interrupt func(cause error)) func() error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	linked := make(chan struct{})
+	stopLink := context.AfterFunc(link, func() {
+		defer close(linked)
+		cancel(context.Cause(link))
+	})
+	interrupted := make(chan struct{})
+	stopInterrupt := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		interrupt(context.Cause(ctx))
+	})
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		ticker := time.NewTicker(max(idle/4, time.Millisecond))
+		defer ticker.Stop()
+		for before, still := m.moved.Load(), 0; ; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			if now := m.moved.Load(); now != before {
+				before, still = now, 0
+				continue
+			}
+			if still++; still > 4 {
+				cancel(protocol.Failf(protocol.Transient, "no byte of the stream moved for %s though the peer is alive", idle))
+				return
+			}
+		}
+	})
+	return func() error {
+		var cause error
+		if !stopInterrupt() {
+			<-interrupted
+			cause = context.Cause(ctx)
+		}
+		if !stopLink() {
+			<-linked
+		}
+		cancel(nil)
+		watching.Wait()
+		return cause
+	}
+}
+
+// fileOf is the file behind a reader or writer, or nil if there is none.
+func fileOf(stream any) *os.File {
+	switch s := stream.(type) {
+	case *os.File:
+		return s
+	case interface{ File() *os.File }:
+		return s.File()
+	default:
+		return nil
+	}
+}
+
+// interruptReader makes a blocked Read of r return: by a read deadline where r or the file behind it has them, and
+// otherwise by closing it.
+func interruptReader(r io.Reader) {
+	if limited, ok := r.(interface{ SetReadDeadline(t time.Time) error }); ok && limited.SetReadDeadline(aLongTimeAgo) == nil {
+		return
+	}
+	if file := fileOf(r); file != nil && file.SetReadDeadline(aLongTimeAgo) == nil {
+		return
+	}
+	if closer, ok := r.(io.Closer); ok {
+		_ = closer.Close() // the copy has failed already, for a better reason
+	}
+}
+
+// interruptWriter makes a blocked Write of w return, as interruptReader does for a Read.
+func interruptWriter(w io.Writer) {
+	if limited, ok := w.(interface{ SetWriteDeadline(t time.Time) error }); ok && limited.SetWriteDeadline(aLongTimeAgo) == nil {
+		return
+	}
+	if file := fileOf(w); file != nil && file.SetWriteDeadline(aLongTimeAgo) == nil {
+		return
+	}
+	if closer, ok := w.(io.Closer); ok {
+		_ = closer.Close() // the copy has failed already, for a better reason
+	}
+}
+
+// transient is err with what was being done when it came up, as a failure that is worth another try unless err says
+// otherwise.
+func transient(doing string, err error) *protocol.Failure {
+	return protocol.AsFailure(fmt.Errorf("%s: %w", doing, err), protocol.Transient)
+}

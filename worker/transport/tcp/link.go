@@ -1,0 +1,160 @@
+// link: one data connection, as either side holds it after the handshake.
+
+package tcp
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	// DefaultStall is the stall time where none is given.
+	DefaultStall = time.Minute
+	// minStall is the least stall time: below it, scheduling alone would look like a dead peer.
+	minStall = 10 * time.Millisecond
+	// lastWords bounds how long a side that gives up tries to tell the peer why, and how long one that has said its last
+	// waits for the peer to have read it.
+	lastWords = 5 * time.Second
+)
+
+var errBroken = errors.New("the connection ended within a frame")
+
+// link writes whole frames, gives signs of life, and ends a connection without losing what was said last.
+type link struct {
+	socket *socket
+	conn   net.Conn // the socket, or TLS over it
+
+	writing sync.Mutex
+	broken  bool // a frame was written in part, so that no other can follow; guarded by writing
+
+	stopAlive context.CancelFunc // nil before keepAlive
+	alive     sync.WaitGroup
+
+	closing  sync.Once
+	closeErr error
+}
+
+// newLink takes over a connection after its TLS handshake; config is nil without TLS.
+func newLink(s *socket, conn net.Conn) *link {
+	_, s.coalesce = conn.(*tls.Conn)
+	return &link{socket: s, conn: conn}
+}
+
+// Read reads from the connection as the socket does.
+func (l *link) Read(p []byte) (int, error) { return l.conn.Read(p) }
+
+// write writes one or more whole frames.
+func (l *link) write(frames []byte) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	return l.writeLocked(frames)
+}
+
+func (l *link) writeLocked(frames []byte) error {
+	if l.broken {
+		return errBroken
+	}
+	l.broken = true
+	if _, err := l.conn.Write(frames); err != nil {
+		return err
+	}
+	if err := l.socket.flush(); err != nil {
+		return err
+	}
+	l.broken = false
+	return nil
+}
+
+// keepAlive gives a sign of life at a third of the peer's stall time, until endAlive or close. While somebody else is
+// writing, what they write is the sign.
+func (l *link) keepAlive(sign frameType, stall time.Duration) {
+	ctx, cancel := context.WithCancel(context.Background())
+	l.stopAlive = cancel
+	whole := frame(sign, nil)
+	l.alive.Go(func() {
+		ticker := time.NewTicker(stall / 3)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			if !l.writing.TryLock() {
+				continue
+			}
+			err := l.writeLocked(whole)
+			l.writing.Unlock()
+			if err != nil {
+				return // whoever reads or writes next sees it too
+			}
+		}
+	})
+}
+
+// endAlive ends the signs of life, and waits for one that is being written.
+func (l *link) endAlive() {
+	if l.stopAlive != nil {
+		l.stopAlive()
+	}
+	l.alive.Wait()
+}
+
+// sayLast writes the last frame, closes the write side and waits until the peer has closed its own, so that no reset
+// overtakes the frame: a connection that is closed while it holds unread bytes is reset (RFC 1122, 4.2.2.13), and a reset
+// may take away from the peer what it has not yet read. What arrives meanwhile is thrown away. The wait is bounded by ctx
+// and by lastWords, and its end is no error. Nobody else may be reading.
+func (l *link) sayLast(ctx context.Context, last []byte) error {
+	stop := context.AfterFunc(ctx, l.socket.stopWriting)
+	defer stop()
+	l.endAlive()
+	if err := l.write(last); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return err
+	}
+	l.closeWrite()
+	l.drain(ctx)
+	return nil
+}
+
+// closeWrite tells the peer that nothing more follows.
+func (l *link) closeWrite() {
+	if secure, ok := l.conn.(*tls.Conn); ok {
+		_ = secure.CloseWrite() // a connection that cannot say so is closed soon anyway
+		_ = l.socket.flush()
+	}
+	if half, ok := l.socket.Conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+}
+
+// drain reads what arrives below TLS, and throws it away, until the peer closes, or ctx or lastWords end.
+func (l *link) drain(ctx context.Context) {
+	l.socket.stopReading(net.ErrClosed)
+	below := l.socket.Conn
+	if err := below.SetReadDeadline(time.Now().Add(lastWords)); err != nil {
+		return
+	}
+	stop := context.AfterFunc(ctx, func() { _ = below.SetReadDeadline(aLongTimeAgo) })
+	defer stop()
+	_, _ = io.Copy(io.Discard, below) // whatever ends it, the connection is closed next
+}
+
+// close closes the connection and waits for the signs of life to end.
+func (l *link) close() error {
+	l.closing.Do(func() {
+		if l.stopAlive != nil {
+			l.stopAlive()
+		}
+		l.closeErr = l.conn.Close()
+		l.alive.Wait()
+	})
+	return l.closeErr
+}

@@ -1,0 +1,229 @@
+// Outgoing: the sender's side of a data connection.
+
+package tcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/zfleet/zfleet/protocol"
+)
+
+var (
+	errEarlyConfirmation = errors.New("the receiver confirmed a stream that had not ended")
+	errUnconfirmed       = errors.New("the receiver closed the connection without a confirmation")
+)
+
+// Outgoing is the sender's side of one connection, which the receiver has accepted. A goroutine of its own listens to the
+// receiver for the whole time, so that the receiver's failure is known as soon as it is said, and not when a write fails.
+// Its methods are to be called one after another, except Close, which may be called at any time.
+type Outgoing struct {
+	link  *link
+	stall time.Duration
+
+	// listening ends when the receiver has said its last, or will say nothing more; its cause says which, and is
+	// errConfirmed for a confirmation.
+	listening    context.Context
+	stopped      chan struct{} // closed when the listening goroutine has returned
+	confirmation protocol.Confirmation
+	ended        bool // the stream was completely sent
+}
+
+var errConfirmed = errors.New("the receiver has said how the step ended")
+
+func newOutgoing(l *link, stall time.Duration) *Outgoing {
+	l.socket.expectLife(stall)
+	l.keepAlive(frameAlive, stall)
+	listening, heard := context.WithCancelCause(context.Background())
+	o := &Outgoing{link: l, stall: stall, listening: listening, stopped: make(chan struct{})}
+	go func() {
+		defer close(o.stopped)
+		heard(o.listen())
+	}()
+	return o
+}
+
+// listen reads what the receiver says until its confirmation.
+func (o *Outgoing) listen() error {
+	for {
+		t, payload, err := readFrame(o.link)
+		switch {
+		case errors.Is(err, io.EOF):
+			return errUnconfirmed
+		case err != nil:
+			return fmt.Errorf("listening to the receiver: %w", err)
+		}
+		switch t { //nolint:exhaustive // all others are the sender's, or come before the stream
+		case framePeerAlive:
+		case frameConfirm:
+			if err := protocol.Decode(payload, &o.confirmation); err != nil {
+				return fmt.Errorf("the receiver's confirmation: %w", err)
+			}
+			return errConfirmed
+		default:
+			return frameErrorf("frame of type 0x%02x from the receiver within the stream", byte(t))
+		}
+	}
+}
+
+// CopyFrom sends what r gives as the stream, and returns the number of bytes. When r is at its end and opts.Finish agrees,
+// it tells the receiver that the stream is complete; Confirmation then waits for the receiver. Otherwise the error is
+//
+//   - the receiver's own *protocol.Failure, if the receiver gave up, however early;
+//   - r's or Finish's error, wrapped: the receiver is told, and gets it as its failure;
+//   - a transient *protocol.Failure, if the connection broke, the receiver gave no sign of life for the stall time, or no byte
+//     moved for the idle time;
+//   - a *protocol.Failure for ctx's cause, if ctx ended: the receiver is told where that is still possible.
+//
+// After an error the connection is of no more use, but to be closed. CopyFrom does not close r, unless it has to interrupt a
+// Read and r has no read deadlines. Where r is a pipe, or has a method File() *os.File that gives one, and the connection is
+// plain TCP on Linux, the bytes are spliced, and Read is only called at the end of the pipe, for its error.
+func (o *Outgoing) CopyFrom(ctx context.Context, r io.Reader, opts CopyOptions) (int64, error) {
+	stall := opts.stallOr(o.stall)
+	if stall != o.stall {
+		o.link.socket.expectLife(stall)
+	}
+	m := &meter{visible: opts.Progress}
+	stop := watch(ctx, o.listening, m, opts.idle(stall), func(error) {
+		o.link.socket.stopWriting()
+		interruptReader(r)
+	})
+	err := o.send(r, m)
+	if err == nil && opts.Finish != nil {
+		if err = opts.Finish(); err != nil {
+			err = &readError{err: err}
+		}
+	}
+	if err == nil {
+		// The signs of life end with the stream: what the receiver has yet to do is its own.
+		o.link.endAlive()
+		err = o.link.write(endFrame(m.moved.Load()))
+	}
+	cause := stop()
+	moved := m.moved.Load()
+	if err == nil {
+		o.ended = true
+		return moved, nil
+	}
+	return moved, o.giveUp(ctx, err, cause)
+}
+
+// readError is an error of the reader that a stream is copied from.
+type readError struct{ err error }
+
+func (e *readError) Error() string { return e.err.Error() }
+func (e *readError) Unwrap() error { return e.err }
+
+// giveUp ends the connection of a stream that could not be sent, and finds the reason. What the receiver had said before
+// goes first; then what failed on this side; and if it was the connection that broke, the receiver's reason may still be
+// on its way.
+func (o *Outgoing) giveUp(ctx context.Context, err, cause error) error {
+	var failure error
+	var inner *readError
+	switch {
+	case cause != nil:
+		failure = transient("sending the stream", cause)
+	case errors.As(err, &inner):
+		failure = fmt.Errorf("reading the stream to send: %w", inner.err)
+	default:
+		failure = transient("sending the stream", err)
+	}
+	ours := o.listening.Err() == nil && (cause != nil || inner != nil)
+	if !ours || o.abort(protocol.AsFailure(failure, protocol.Transient)) {
+		o.awaitLast(ctx)
+	}
+	_ = o.Close() // the failure is what counts
+	if ours || !errors.Is(context.Cause(o.listening), errConfirmed) {
+		return failure
+	}
+	if o.confirmation.Failure != nil {
+		return o.confirmation.Failure
+	}
+	return transient("sending the stream", errEarlyConfirmation)
+}
+
+// awaitLast waits for the receiver's last words or its close, for a bounded time.
+func (o *Outgoing) awaitLast(ctx context.Context) {
+	// A copy that was cancelled has told the receiver so, and leaves it the time to hear it.
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+	defer cancel()
+	select {
+	case <-o.stopped:
+	case <-patience.Done():
+	}
+}
+
+// abort tells the receiver why the stream ends early. It says whether that was possible: within a frame it is not, and the
+// receiver sees the connection end there, which is a failure too.
+func (o *Outgoing) abort(failure *protocol.Failure) bool {
+	o.link.socket.stopWriting()
+	o.link.endAlive()
+	o.link.socket.allowWriting(lastWords)
+	whole, err := failureFrame(frameAbort, failure)
+	if err != nil || o.link.write(whole) != nil {
+		return false
+	}
+	o.link.closeWrite()
+	return true
+}
+
+// send copies r into data frames until its end.
+func (o *Outgoing) send(r io.Reader, m *meter) error {
+	if spliced := newSplicer(o.link, fileOf(r)); spliced != nil {
+		if err := spliced.send(m); err != nil {
+			return err
+		}
+	}
+	buffer := make([]byte, frameHeaderSize+copyBuffer)
+	for {
+		n, readErr := r.Read(buffer[frameHeaderSize:])
+		if n > 0 {
+			putFrameHeader(buffer, frameData, n)
+			if err := o.link.write(buffer[:frameHeaderSize+n]); err != nil {
+				return err
+			}
+			m.add(int64(n))
+		}
+		if errors.Is(readErr, io.EOF) {
+			return nil
+		}
+		if readErr != nil {
+			return &readError{err: readErr}
+		}
+	}
+}
+
+// Confirmation waits for the receiver to say how the step ended, and closes the connection. The error is a transient
+// *protocol.Failure if ctx ends first (its deadline is the bound for the receiver's work after the stream), the connection
+// breaks, or the receiver gives no sign of life for the stall time. If the receiver says that it failed, its failure is both in the
+// confirmation and the error.
+func (o *Outgoing) Confirmation(ctx context.Context) (protocol.Confirmation, error) {
+	select {
+	case <-o.stopped:
+	case <-ctx.Done():
+		_ = o.Close() // the connection is given up
+		return protocol.Confirmation{}, transient("waiting for the receiver's confirmation", context.Cause(ctx))
+	}
+	_ = o.Close() // the receiver waits for this as the sign that it was heard
+	cause := context.Cause(o.listening)
+	if !errors.Is(cause, errConfirmed) {
+		return protocol.Confirmation{}, transient("waiting for the receiver's confirmation", cause)
+	}
+	if o.confirmation.Failure != nil {
+		return o.confirmation, o.confirmation.Failure
+	}
+	if !o.ended {
+		return protocol.Confirmation{}, transient("waiting for the receiver's confirmation", errEarlyConfirmation)
+	}
+	return o.confirmation, nil
+}
+
+// Close ends the connection and waits for its goroutines. It is idempotent.
+func (o *Outgoing) Close() error {
+	err := o.link.close()
+	<-o.stopped
+	return err
+}
