@@ -56,8 +56,6 @@ func (s *System) Bookmark(ctx context.Context, source, bookmark string) error {
 		return nil
 	case errors.As(err, &failed) && strings.Contains(failed.Stderr, "bookmark exists"):
 		return s.acceptBookmark(ctx, source, bookmark)
-	case failed != nil && strings.Contains(failed.Stderr, "does not exist"):
-		err = &DatasetDoesNotExist{Dataset: source, Command: failed}
 	}
 	return fmt.Errorf("bookmark %s as %s: %w", source, bookmark, typed(err))
 }

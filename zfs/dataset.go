@@ -27,8 +27,8 @@ type Dataset struct {
 	// Mounted is false for volumes.
 	Mounted bool
 
-	// Encryption is "off" or the cipher suite, such as "aes-256-gcm". EncryptionRoot is empty and KeyStatus "none" where
-	// the dataset is not encrypted; else KeyStatus is "available" or "unavailable".
+	// Encryption is "off" or the cipher suite, such as "aes-256-gcm". EncryptionRoot and KeyStatus are empty where the
+	// dataset is not encrypted; else KeyStatus is "available" or "unavailable".
 	Encryption, EncryptionRoot, KeyStatus string
 
 	// ReceiveResumeToken is the token of a partially received state, or empty.

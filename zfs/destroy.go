@@ -177,7 +177,7 @@ func (s *System) destroyReason(ctx context.Context, snapshot string, command *Co
 	switch {
 	case strings.Contains(command.Stderr, "dependent clones"), strings.Contains(command.Stderr, "snapshot is cloned"):
 		return &SnapshotHasClones{Snapshot: snapshot, Clones: dependents(command.Stderr), Command: command}, nil
-	case !strings.Contains(command.Stderr, "is busy"):
+	case !strings.Contains(command.Stderr, "it's being held") && !strings.Contains(command.Stderr, "is busy"):
 		return command, nil
 	}
 	holds, err := s.Holds(ctx, snapshot)

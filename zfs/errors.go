@@ -34,8 +34,12 @@ func (e *CommandError) Error() string {
 	return fmt.Sprintf("%s: %s (%s)", summary(e.Args), text, status)
 }
 
-// text is standard error as one line; OpenZFS breaks some of its messages in the middle of a sentence.
-func (e *CommandError) text() string { return strings.Join(strings.Fields(e.Stderr), " ") }
+// text is standard error as one line, without the usage that some failures are followed by; OpenZFS breaks some of its
+// messages in the middle of a sentence.
+func (e *CommandError) text() string {
+	text, _, _ := strings.Cut("\n"+e.Stderr, "\nusage:\n")
+	return strings.Join(strings.Fields(text), " ")
+}
 
 // maxSummary bounds what a long name list or a resume token takes in messages and logs.
 const maxSummary = 160
@@ -108,8 +112,12 @@ func outputError(command, line, format string, args ...any) *OutputError {
 	return &OutputError{Command: command, Line: line, Reason: fmt.Sprintf(format, args...)}
 }
 
-// doesNotExist matches libzfs's message for EZFS_NOENT: cannot open 'tank/x': dataset does not exist.
-var doesNotExist = regexp.MustCompile(`(?m)^cannot [a-z ]+ '([^'\n]+)': (?:dataset|snapshot|bookmark) does not exist$`)
+// doesNotExist matches what libzfs says of something that is not there:
+//
+//	cannot open 'tank/x': dataset does not exist
+//	cannot open 'tank/x#b': no such pool or dataset
+//	cannot create 'nopool/x': no such pool 'nopool'
+var doesNotExist = regexp.MustCompile(`(?m)^cannot [a-z ]+ '([^'\n]+)': (?:dataset does not exist|no such pool.*)$`)
 
 // missing lists the datasets that the command said do not exist, in its order.
 func (e *CommandError) missing() []string {

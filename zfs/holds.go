@@ -150,22 +150,24 @@ const holdTime = "Mon Jan _2 15:04 2006"
 // parseHold reads the line "snapshot TAB tag TAB time".
 func parseHold(line string) (Hold, error) {
 	const command = "zfs holds"
-	fields := strings.Split(line, "\t")
-	if len(fields) != 3 {
-		return Hold{}, outputError(command, line, "there are %d columns instead of 3", len(fields))
+	// The tag is what is between the first and the last tab: others may choose tags with tabs.
+	first, last := strings.IndexByte(line, '\t'), strings.LastIndexByte(line, '\t')
+	if first == last {
+		return Hold{}, outputError(command, line, "there are not 3 columns")
 	}
-	hold := Hold{Snapshot: fields[0], Tag: fields[1]}
+	hold := Hold{Snapshot: line[:first], Tag: line[first+1 : last]}
+	when := line[last+1:]
 	if err := ValidateSnapshot(hold.Snapshot); err != nil {
 		return Hold{}, outputError(command, line, "%v", err)
 	}
 	if hold.Tag == "" {
 		return Hold{}, outputError(command, line, "the tag is empty")
 	}
-	if seconds, err := strconv.ParseInt(fields[2], 10, 64); err == nil {
+	if seconds, err := strconv.ParseInt(when, 10, 64); err == nil {
 		hold.Created = time.Unix(seconds, 0)
 		return hold, nil
 	}
-	created, err := time.ParseInLocation(holdTime, fields[2], time.Local)
+	created, err := time.ParseInLocation(holdTime, when, time.Local)
 	if err != nil {
 		return Hold{}, outputError(command, line, "the time is neither in seconds nor a date")
 	}

@@ -1,0 +1,176 @@
+package zfs
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestExecRunnerAnswersWithOutputStatusAndStderr(t *testing.T) {
+	t.Parallel()
+	var stdout bytes.Buffer
+	result, err := shellRunner().Run(deadline(t), Command{
+		Args: []string{"zfs", "-c", "echo out; echo err >&2; exit 3"}, Stdout: &stdout,
+	})
+	require.NoError(t, err)
+	require.Equal(t, "out\n", stdout.String())
+	require.Equal(t, Result{ExitCode: 3, Stderr: []byte("err\n")}, result)
+}
+
+func TestExecRunnerFixesTheLocale(t *testing.T) {
+	t.Parallel()
+	var stdout bytes.Buffer
+	_, err := selfRunner(t).Run(deadline(t), Command{Args: []string{"zfs", "child/locale"}, Stdout: &stdout})
+	require.NoError(t, err)
+	require.Equal(t, "C\n", stdout.String())
+}
+
+func TestExecRunnerGivesFilesToTheChildAndClosesThem(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "input")
+	require.NoError(t, os.WriteFile(path, []byte("content"), 0o600))
+	input, err := os.Open(path)
+	require.NoError(t, err)
+	reader, writer, err := os.Pipe()
+	require.NoError(t, err)
+	defer closeFile(reader)
+
+	result, err := shellRunner().Run(deadline(t), Command{Args: []string{"zfs", "-c", "cat"}, Stdin: input, Stdout: writer})
+	require.NoError(t, err)
+	require.Zero(t, result.ExitCode)
+	require.ErrorIs(t, input.Close(), os.ErrClosed, "standard input is closed by the runner")
+	require.ErrorIs(t, writer.Close(), os.ErrClosed, "standard output is closed by the runner")
+	content, err := bufio.NewReader(reader).ReadString(0)
+	require.Equal(t, "content", content)
+	require.EqualError(t, err, "EOF")
+}
+
+func TestExecRunnerClosesFilesWhenItCannotStart(t *testing.T) {
+	t.Parallel()
+	reader, writer, err := os.Pipe()
+	require.NoError(t, err)
+	_, err = NewExecRunner(WithExecutable("zfs", "/nonexistent/zfs")).Run(
+		deadline(t), Command{Args: []string{"zfs"}, Stdin: reader, Stdout: writer})
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.ErrorIs(t, reader.Close(), os.ErrClosed)
+	require.ErrorIs(t, writer.Close(), os.ErrClosed)
+}
+
+func TestExecRunnerSaysThatOpenZFSIsMissing(t *testing.T) {
+	t.Parallel()
+	_, err := NewExecRunner().Run(deadline(t), Command{Args: []string{"zfs-that-is-not-there"}})
+	require.ErrorContains(t, err, "is OpenZFS installed on this host?")
+}
+
+func TestExecRunnerKillsAtTheEndOfTheContext(t *testing.T) {
+	t.Parallel()
+	reader, writer, err := os.Pipe()
+	require.NoError(t, err)
+	defer closeFile(reader)
+	ctx, cancel := context.WithCancelCause(deadline(t))
+	go func() {
+		_, _ = reader.Read(make([]byte, 1)) // the child runs
+		cancel(errors.New("enough"))
+	}()
+	result, err := shellRunner().Run(ctx, Command{Args: []string{"zfs", "-c", "echo; exec sleep 600"}, Stdout: writer})
+	require.ErrorContains(t, err, "enough")
+	require.Equal(t, -1, result.ExitCode)
+}
+
+func TestExecRunnerDoesNotStartAfterTheEndOfTheContext(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := shellRunner().Run(ctx, Command{Args: []string{"zfs", "-c", "exit 0"}})
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestExecRunnerKeepsTheTailOfStderr(t *testing.T) {
+	t.Parallel()
+	result, err := shellRunner().Run(deadline(t), Command{
+		Args: []string{"zfs", "-c", "yes 0123456789 | head -n 100000 >&2; echo last >&2"},
+	})
+	require.NoError(t, err)
+	require.Len(t, result.Stderr, maxStderr)
+	require.True(t, bytes.HasSuffix(result.Stderr, []byte("\nlast\n")), "the end is what is kept")
+}
+
+type failingWriter struct{ err error }
+
+func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }
+
+func TestExecRunnerEndsACommandWhoseOutputIsRefused(t *testing.T) {
+	t.Parallel()
+	refused := errors.New("refused")
+	_, err := shellRunner().Run(deadline(t), Command{Args: []string{"zfs", "-c", "exec yes"}, Stdout: failingWriter{refused}})
+	require.ErrorIs(t, err, refused)
+}
+
+// A child must not be left behind when this process is killed.
+func TestExecRunnerChildrenDieWithTheirParent(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	parent := exec.CommandContext(deadline(t), self, "child/orphan")
+	parent.Args[0] = "zfs"
+	stdout, err := parent.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, parent.Start())
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(t, err)
+	pid := strings.TrimSpace(line)
+	require.False(t, ended(pid), "the grandchild runs")
+
+	require.NoError(t, parent.Process.Kill())
+	_ = parent.Wait() // it was killed
+	require.Eventually(t, func() bool { return ended(pid) }, time.Minute, 10*time.Millisecond, "process %s was left behind", pid)
+}
+
+// ended says whether the process is gone, or a zombie that somebody else has to reap.
+func ended(pid string) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%s/stat", pid))
+	if err != nil {
+		return true
+	}
+	_, after, _ := bytes.Cut(stat, []byte(") "))
+	return bytes.HasPrefix(after, []byte("Z"))
+}
+
+// Not parallel, so that no other test opens or closes descriptors meanwhile.
+func TestExecRunnerLeavesNoDescriptorsBehind(t *testing.T) {
+	run := func() {
+		var stdout bytes.Buffer
+		_, err := shellRunner().Run(deadline(t), Command{Args: []string{"zfs", "-c", "echo x; echo y >&2"}, Stdout: &stdout})
+		require.NoError(t, err)
+		_, err = NewExecRunner(WithExecutable("zfs", "/nonexistent")).Run(deadline(t), Command{Args: []string{"zfs"}})
+		require.Error(t, err)
+		stream, err := startSend(deadline(t), shellRunner(), []string{"zfs", "-c", "exec yes"})
+		require.NoError(t, err)
+		_, err = stream.Read(make([]byte, 10))
+		require.NoError(t, err)
+		require.NoError(t, stream.Close())
+	}
+	run()
+	before := openDescriptors(t)
+	for range 20 {
+		run()
+	}
+	require.Equal(t, before, openDescriptors(t))
+}
+
+func openDescriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	return len(entries)
+}
