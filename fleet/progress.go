@@ -1,0 +1,182 @@
+// Progress: how far a plan is, and how fast it goes. Nothing here waits or asks; it is what Watch computes with.
+
+package fleet
+
+import (
+	"math"
+	"time"
+
+	"github.com/zfleet/zfleet/protocol"
+)
+
+// Snapshot is a plan at one moment.
+type Snapshot struct {
+	Plan protocol.Plan `json:"plan"`
+	// Tasks are in order of number.
+	Tasks []TaskProgress `json:"tasks"`
+	// Waiting says what keeps the plan from going on, for people; empty while it goes on.
+	Waiting string `json:"waiting,omitempty"`
+	// At is when the snapshot was made.
+	At time.Time `json:"at"`
+}
+
+// Final tells whether this is the plan's last snapshot.
+func (s Snapshot) Final() bool { return s.Plan.State.Final() }
+
+// Sent is what all tasks have sent so far, in bytes.
+func (s Snapshot) Sent() uint64 {
+	var sum uint64
+	for _, task := range s.Tasks {
+		sum += task.Sent
+	}
+	return sum
+}
+
+// Expected is the size of all that the plan sends, in bytes; 0 while that of any task that is to be done is unknown.
+func (s Snapshot) Expected() uint64 {
+	var sum uint64
+	for _, task := range s.Tasks {
+		switch {
+		case task.Expected > 0:
+			sum += task.Expected
+		case !task.State.Final():
+			return 0
+		}
+	}
+	return sum
+}
+
+// Rate is that of all tasks together, in bytes per second.
+func (s Snapshot) Rate() float64 {
+	var sum float64
+	for _, task := range s.Tasks {
+		sum += task.Rate
+	}
+	return sum
+}
+
+// Remaining is how long the plan takes yet, as far as that can be told; 0 where it cannot.
+func (s Snapshot) Remaining() time.Duration { return remaining(s.Sent(), s.Expected(), s.Rate()) }
+
+// Count is how many tasks are in one of the states.
+func (s Snapshot) Count(states ...protocol.TaskState) int {
+	count := 0
+	for _, task := range s.Tasks {
+		for _, state := range states {
+			if task.State == state {
+				count++
+			}
+		}
+	}
+	return count
+}
+
+// TaskProgress is a task at one moment.
+type TaskProgress struct {
+	protocol.Task
+	// Sent is what the task has sent: its finished steps, and the try that is under way.
+	Sent uint64 `json:"sent"`
+	// Expected is the size of all its steps in bytes; 0 where it is not known.
+	Expected uint64 `json:"expected"`
+	// Rate is in bytes per second, smoothed; 0 while nothing moves.
+	Rate float64 `json:"rate"`
+	// Resumed says that the try that is under way went on from a partial state, which Sent does not count.
+	Resumed bool `json:"resumed,omitempty"`
+}
+
+// Remaining is how long the task takes yet, as far as that can be told; 0 where it cannot.
+func (p TaskProgress) Remaining() time.Duration {
+	if p.State.Final() {
+		return 0
+	}
+	return remaining(p.Sent, p.Expected, p.Rate)
+}
+
+func remaining(sent, expected uint64, rate float64) time.Duration {
+	if expected <= sent || rate < 1 {
+		return 0
+	}
+	seconds := float64(expected-sent) / rate
+	if seconds > float64(math.MaxInt64)/float64(time.Second) {
+		return 0
+	}
+	return time.Duration(seconds * float64(time.Second))
+}
+
+// smoothing is the time after which an old rate counts for little.
+const smoothing = 5 * time.Second
+
+// silence is the time without news after which nothing is taken to move.
+const silence = 5 * time.Second
+
+// meter follows the progress of one task's tries.
+type meter struct {
+	ref      protocol.StepRef
+	progress protocol.Progress
+	rate     float64
+	heard    time.Time
+}
+
+// observe takes in a progress event that was heard of at the given time. Only the sender's counts; what belongs to an older
+// try than the newest is left out.
+func (m *meter) observe(event protocol.Event, heard time.Time) {
+	if event.Kind != protocol.EventProgress || event.Progress == nil || event.Role == protocol.RoleRecv ||
+		event.Ref.Attempt < m.ref.Attempt {
+		return
+	}
+	if event.Ref != m.ref {
+		*m = meter{ref: event.Ref}
+	}
+	next := *event.Progress
+	moved, took := float64(next.Bytes)-float64(m.progress.Bytes), (next.Elapsed - m.progress.Elapsed).Seconds()
+	if moved < 0 || took <= 0 {
+		// The same report again, or the same try delivered once more: a new beginning.
+		if next.Bytes < m.progress.Bytes {
+			m.rate = 0
+		}
+	} else {
+		weight := 1.0
+		if m.rate > 0 {
+			weight = 1 - math.Exp(-took/smoothing.Seconds())
+		}
+		m.rate += weight * (moved/took - m.rate)
+	}
+	m.progress, m.heard = next, heard
+}
+
+// measure is the task at the given moment. The meter may be nil.
+func (m *meter) measure(task protocol.Task, now time.Time) TaskProgress {
+	measured := TaskProgress{Task: task, Sent: task.Bytes}
+	if task.State.Final() {
+		if task.State == protocol.TaskDone {
+			measured.Expected = task.Bytes
+		}
+		return measured
+	}
+	live := m != nil && m.ref.Step == task.Next && m.ref.Attempt == task.Attempt && task.State == protocol.TaskSending
+	known := true
+	measured.Expected = task.Bytes
+	for i := task.Next; i < len(task.Steps); i++ {
+		expected := task.Steps[i].Estimate
+		if i == task.Next && live {
+			if m.progress.Expected > 0 {
+				expected = m.progress.Expected
+			}
+			// An estimate is one: what is there already is the least that it can have been.
+			expected = max(expected, m.progress.Bytes)
+		}
+		known = known && expected > 0
+		measured.Expected += expected
+	}
+	if !known {
+		measured.Expected = 0
+	}
+	if live {
+		measured.Sent += m.progress.Bytes
+		measured.Resumed = m.progress.Resumed
+		if now.Sub(m.heard) < silence {
+			measured.Rate = m.rate
+		}
+	}
+	return measured
+}

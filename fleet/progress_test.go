@@ -1,0 +1,75 @@
+package fleet
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/zfleet/zfleet/protocol"
+)
+
+func report(attempt int, bytes, expected uint64, elapsed time.Duration) protocol.Event {
+	return protocol.Event{
+		Ref: protocol.StepRef{Plan: "p", Attempt: attempt}, Kind: protocol.EventProgress, Role: protocol.RoleSend,
+		Progress: &protocol.Progress{Bytes: bytes, Expected: expected, Elapsed: elapsed},
+	}
+}
+
+func TestMeter(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1000, 0)
+	task := exampleTask("p", 0, "tank")
+	task.State, task.Attempt = protocol.TaskSending, 1
+	task.Steps = append(task.Steps, task.Steps[0])
+
+	var none *meter
+	require.Equal(t, uint64(2000), none.measure(task, now).Expected, "the estimates, where nothing was heard")
+
+	m := &meter{}
+	m.observe(report(1, 400, 1200, 4*time.Second), now)
+	measured := m.measure(task, now)
+	require.Equal(t, uint64(400), measured.Sent)
+	require.Equal(t, uint64(2200), measured.Expected, "what the sender expects counts more than the estimate")
+	require.InDelta(t, 100, measured.Rate, 0.001)
+	require.Equal(t, 18*time.Second, measured.Remaining())
+
+	require.Zero(t, m.measure(task, now.Add(time.Minute)).Rate, "nothing was heard for long")
+
+	m.observe(report(2, 10, 800, time.Second), now)
+	m.observe(report(1, 900, 1200, 5*time.Second), now)
+	task.Attempt = 2
+	require.Equal(t, uint64(10), m.measure(task, now).Sent, "an older try must not count")
+
+	received := report(2, 700, 800, 2*time.Second)
+	received.Role = protocol.RoleRecv
+	m.observe(received, now)
+	require.Equal(t, uint64(10), m.measure(task, now).Sent, "only the sender counts")
+
+	task.State, task.Next, task.Bytes = protocol.TaskDone, 2, 2100
+	measured = m.measure(task, now)
+	require.Equal(t, []uint64{2100, 2100}, []uint64{measured.Sent, measured.Expected})
+	require.Zero(t, measured.Rate)
+}
+
+func TestMeterStaysWithinWhatWasReported(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		m := &meter{}
+		now := time.Unix(1000, 0)
+		task := exampleTask("p", 0, "tank")
+		task.State = protocol.TaskSending
+		for range rapid.IntRange(1, 30).Draw(t, "reports") {
+			attempt := rapid.IntRange(1, 3).Draw(t, "attempt")
+			m.observe(report(attempt, rapid.Uint64Max(1<<40).Draw(t, "bytes"), rapid.Uint64Max(1<<40).Draw(t, "expected"),
+				time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "elapsed"))), now)
+		}
+		task.Attempt = m.ref.Attempt
+		measured := m.measure(task, now)
+		require.Equal(t, m.progress.Bytes, measured.Sent)
+		require.GreaterOrEqual(t, measured.Expected, measured.Sent)
+		require.GreaterOrEqual(t, measured.Rate, 0.0)
+		require.GreaterOrEqual(t, measured.Remaining(), time.Duration(0))
+	})
+}
