@@ -338,11 +338,15 @@ func (r *runner) publish(ctx context.Context, t *task, item protocol.WorkItem) e
 	return nil
 }
 
-// withdraw removes the work items of a try that is over, so that nobody claims them for nothing. One that has been
-// claimed is left to its worker, which notices by itself that it is superseded.
+// withdraw removes the work items of a try that is over, so that nobody claims them for nothing, and tells the workers that
+// have claimed them to stop. Both are a help and no more: a worker drops an item that a newer one supersedes.
 func (r *runner) withdraw(ctx context.Context, t *task) {
 	sequences := r.workItem[t]
 	delete(r.workItem, t)
+	if t.Attempt > 0 {
+		ref := t.ref()
+		r.notify(ctx, protocol.CancelNotice{Plan: t.Plan, Try: &ref})
+	}
 	if t.claimed {
 		return
 	}
@@ -417,20 +421,19 @@ func (r *runner) finishFromTasks(ctx context.Context) error {
 	var state protocol.PlanState
 	state, r.plan.Done, r.plan.Failed, r.plan.Bytes = r.machine.outcome()
 	if state == protocol.PlanCancelled {
-		r.tellCancelled(ctx)
+		r.notify(ctx, protocol.CancelNotice{Plan: r.plan.ID})
 	}
 	return r.finish(ctx, state, nil)
 }
 
-// tellCancelled tells the workers to stop what is under way; it is said once, and a worker that does not hear it finishes
-// its step.
-func (r *runner) tellCancelled(ctx context.Context) {
-	message, err := protocol.NewMessage(ctx, protocol.CancelSubject(r.plan.ID), protocol.CancelNotice{Plan: r.plan.ID})
+// notify tells the workers to stop; it is said once, and a worker that does not hear it finishes its step.
+func (r *runner) notify(ctx context.Context, notice protocol.CancelNotice) {
+	message, err := protocol.NewMessage(ctx, protocol.CancelSubject(notice.Plan), notice)
 	if err == nil {
 		err = r.asker.conn.PublishMsg(message)
 	}
 	if err != nil {
-		r.logger.WarnContext(ctx, "the workers were not told of the cancellation; steps under way will finish",
+		r.logger.WarnContext(ctx, "the workers were not told to stop; steps under way will finish or fail by themselves",
 			slog.Any("error", err))
 	}
 }

@@ -98,8 +98,11 @@ func (s *store) write(ctx context.Context, key string, value any, last uint64) e
 
 func isWrongRevision(err error) bool {
 	var api jetstream.JetStreamError
-	return errors.As(err, &api) && api.APIError() != nil &&
-		api.APIError().ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || errors.Is(err, jetstream.ErrKeyExists)
+	if !errors.As(err, &api) || api.APIError() == nil {
+		return errors.Is(err, jetstream.ErrKeyExists)
+	}
+	code := api.APIError().ErrorCode
+	return code == jetstream.JSErrCodeStreamWrongLastSequence || code == jetstream.JSErrCodeStreamWrongLastSequenceConstant
 }
 
 // load reads a record; found is false when there is none.

@@ -1,0 +1,276 @@
+// Claims: taking work items, keeping them while working, and giving them up.
+//
+// A claim ends in one of four ways. The step was done, or failed, and an event in the stream says so: the item is
+// acknowledged (or terminated, when no try of it could ever succeed). The item was superseded: acknowledged without
+// effect. The item cannot be understood: it goes to the dead letters and is terminated. Or the worker is being stopped, or
+// could not say what became of the step: the item is given back, and the next worker of the host finds what is on the pools.
+
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/zfleet/zfleet/protocol"
+)
+
+// takeItems runs one slot: it asks for an item only when it is free.
+func (w *Worker) takeItems(ctx context.Context, role protocol.Role) {
+	var consumer jetstream.Consumer
+	for wait := time.Duration(0); ctx.Err() == nil; {
+		if wait > 0 {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
+			wait = 0
+		}
+		var err error
+		if consumer == nil {
+			consumer, err = protocol.EnsureWorkConsumer(ctx, w.config.Resources.JetStream, w.config.Host, role, w.config.AckWait)
+		}
+		var message jetstream.Msg
+		if err == nil {
+			message, err = nextItem(ctx, consumer)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			w.logger.WarnContext(ctx, "cannot ask for work; trying on", slog.String("role", string(role)), slog.Any("error", err))
+			consumer, wait = nil, 2*time.Second
+		case message != nil:
+			w.handle(ctx, role, message)
+		}
+	}
+}
+
+// nextItem waits a while for one item; nil means that there was none.
+func nextItem(ctx context.Context, consumer jetstream.Consumer) (jetstream.Msg, error) {
+	fetchContext, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	message, err := consumer.Next(jetstream.FetchContext(fetchContext))
+	switch {
+	case err == nil:
+		return message, nil
+	case errors.Is(err, jetstream.ErrNoMessages), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return nil, nil //nolint:nilnil // no item and no error is what an idle queue looks like
+	}
+	return nil, fmt.Errorf("ask for the next item: %w", err)
+}
+
+// handle works on one delivered item until the claim has ended.
+func (w *Worker) handle(ctx context.Context, role protocol.Role, message jetstream.Msg) {
+	ctx = protocol.ContextWithTrace(ctx, message.Headers())
+	c := &claim{message: message, worker: w}
+	metadata, err := message.Metadata()
+	if err == nil {
+		c.delivery = metadata.NumDelivered
+		err = protocol.ReadMessage(message.Headers(), message.Data(), &c.item)
+	}
+	if err == nil && (c.item.Host() != w.config.Host || c.item.Role != role) {
+		err = protocol.Usagef("the item is a %s item for host %s", c.item.Role, c.item.Host())
+	}
+	if err == nil && c.delivery > protocol.MaxDeliveries {
+		err = protocol.Usagef("the item was delivered %d times and never finished", c.delivery-1)
+	}
+	if err != nil {
+		c.bury(ctx, err)
+		return
+	}
+	ctx, span := w.tracer.Start(ctx, string(role), trace.WithAttributes(
+		attribute.String("zfleet.host", string(w.config.Host)), attribute.String("zfleet.worker", w.config.Name),
+		attribute.String("zfleet.filesystem", c.item.Step.Filesystem), attribute.String("zfleet.step", c.item.Step.String()),
+		attribute.Int("zfleet.attempt", c.item.Ref.Attempt)))
+	defer span.End()
+	c.reporter = &reporter{worker: w, item: c.item, delivery: c.delivery}
+	c.logger = w.logger.With(slog.String("job", c.item.Job), slog.String("plan", string(c.item.Ref.Plan)),
+		slog.String("step", c.item.Ref.String()), slog.String("role", string(role)),
+		slog.String("filesystem", c.item.Step.Filesystem))
+	if err := c.work(ctx); err != nil {
+		span.SetStatus(codes.Error, err.Error())
+	}
+}
+
+// claim is one delivery of one work item to this worker.
+type claim struct {
+	worker   *Worker
+	message  jetstream.Msg
+	item     protocol.WorkItem
+	delivery uint64
+	reporter *reporter
+	logger   *slog.Logger
+}
+
+// work does the step and ends the claim. The error is what went wrong, for the span; it has been dealt with.
+func (c *claim) work(ctx context.Context) error {
+	stopExtending := c.extend(ctx)
+	defer stopExtending()
+	if cancelled, err := c.planCancelled(ctx); err != nil {
+		c.giveBack(ctx, err)
+		return err
+	} else if cancelled {
+		return c.drop(ctx, errPlanCancelled)
+	}
+	stepContext, leave, err := c.worker.active.enter(ctx, c.item)
+	switch {
+	case errors.Is(err, errSuperseded), errors.Is(err, errDuplicate):
+		return c.drop(ctx, err)
+	case ctx.Err() != nil:
+		c.giveBack(ctx, ctx.Err())
+		return ctx.Err()
+	case err != nil:
+		return c.failed(ctx, err)
+	}
+	defer leave()
+	if err := c.reporter.tell(stepContext, c.reporter.event(protocol.EventClaimed)); err != nil {
+		c.giveBack(ctx, err)
+		return err
+	}
+	c.logger.InfoContext(ctx, "step begun", slog.String("what", c.item.Step.String()))
+	err = c.step(stepContext)
+	cause := context.Cause(stepContext)
+	switch {
+	case err == nil:
+		c.acknowledge(ctx)
+		c.logger.InfoContext(ctx, "step ended")
+		return nil
+	case errors.Is(cause, errSuperseded), errors.Is(cause, errPlanCancelled):
+		return c.drop(ctx, cause)
+	case ctx.Err() != nil:
+		c.giveBack(ctx, ctx.Err())
+		return ctx.Err()
+	}
+	return c.failed(ctx, err)
+}
+
+func (c *claim) step(ctx context.Context) error {
+	switch {
+	case c.item.Transport == protocol.TransportLocal:
+		return c.sendLocally(ctx)
+	case c.item.Role == protocol.RoleRecv:
+		return c.receive(ctx)
+	default:
+		return c.send(ctx)
+	}
+}
+
+// extend keeps the claim while the step runs.
+func (c *claim) extend(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ticker := time.NewTicker(c.worker.config.AckWait / 3)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				if err := c.message.InProgress(); err != nil {
+					c.logger.DebugContext(ctx, "the claim was not extended", slog.Any("error", err))
+				}
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// planCancelled looks for the plan's cancel key: the notice of it may have come before this worker did.
+func (c *claim) planCancelled(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	_, err := c.worker.config.Resources.Plans.Get(ctx, protocol.PlanCancelKey(c.item.Ref.Plan))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look whether plan %s was cancelled: %w", c.item.Ref.Plan, err)
+	}
+	return true, nil
+}
+
+// failed tells the failure and ends the claim: a new try is a new item.
+func (c *claim) failed(ctx context.Context, err error) error {
+	event := c.reporter.event(protocol.EventFailed)
+	event.Failure = c.worker.failureOf(err)
+	c.logger.WarnContext(ctx, "step failed", slog.String("kind", string(event.Failure.Kind)), slog.Any("error", err))
+	if tellError := c.reporter.tell(ctx, event); tellError != nil {
+		c.giveBack(ctx, tellError)
+		return errors.Join(err, tellError)
+	}
+	if event.Failure.Kind == protocol.Transient {
+		c.acknowledge(ctx)
+		return err
+	}
+	if termError := c.message.TermWithReason(event.Failure.Message); termError != nil {
+		c.logger.DebugContext(ctx, "the item was not terminated and will come again", slog.Any("error", termError))
+	}
+	return err
+}
+
+// drop ends the claim of an item that must not be worked on any more.
+func (c *claim) drop(ctx context.Context, reason error) error {
+	event := c.reporter.event(protocol.EventDropped)
+	event.Note = reason.Error()
+	c.logger.InfoContext(ctx, "step dropped", slog.Any("reason", reason))
+	if err := c.reporter.tell(ctx, event); err != nil {
+		c.giveBack(ctx, err)
+		return err
+	}
+	c.acknowledge(ctx)
+	return reason
+}
+
+// acknowledge ends the claim, and waits until the server knows it (double ack): otherwise the item would come again.
+func (c *claim) acknowledge(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := c.message.DoubleAck(ctx); err != nil {
+		c.logger.WarnContext(ctx, "the item was not acknowledged and will come again; that changes nothing",
+			slog.Any("error", err))
+	}
+}
+
+// giveBack lets another worker of the host have the item.
+func (c *claim) giveBack(ctx context.Context, reason error) {
+	c.logger.InfoContext(ctx, "item given back", slog.Any("reason", reason))
+	delay := time.Second
+	if ctx.Err() != nil {
+		delay = 0
+	}
+	if err := c.message.NakWithDelay(delay); err != nil {
+		c.logger.DebugContext(ctx, "the item was not given back and will come again by itself", slog.Any("error", err))
+	}
+}
+
+// bury puts what cannot be worked on among the dead letters.
+func (c *claim) bury(ctx context.Context, reason error) {
+	c.logger = c.worker.logger
+	letterContext, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	letter := protocol.NewDeadLetter(c.message.Subject(), c.message.Headers(), c.message.Data(), reason,
+		string(c.worker.config.Host), c.delivery)
+	if err := protocol.PublishDeadLetter(letterContext, c.worker.config.Resources.JetStream, letter); err != nil {
+		c.giveBack(ctx, err)
+		return
+	}
+	c.logger.WarnContext(ctx, "an item cannot be worked on; it is kept among the dead letters",
+		slog.String("subject", c.message.Subject()), slog.Any("reason", reason))
+	if err := c.message.TermWithReason(reason.Error()); err != nil {
+		c.logger.DebugContext(ctx, "the item was not terminated and will come again", slog.Any("error", err))
+	}
+}

@@ -1,0 +1,94 @@
+// Presence: telling the fleet that this worker lives, and what its host can do.
+
+package worker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/zfleet/zfleet/protocol"
+)
+
+const (
+	presenceTTL   = 30 * time.Second
+	presenceEvery = 10 * time.Second
+	// poolsEvery is how often the pools are listed again for the presence.
+	poolsEvery = time.Minute
+)
+
+// present tells the presence until ctx ends, and takes it back then.
+func (w *Worker) present(ctx context.Context) {
+	ticker := time.NewTicker(presenceEvery)
+	defer ticker.Stop()
+	var pools []protocol.PoolInfo
+	var listed time.Time
+	for {
+		if time.Since(listed) >= poolsEvery {
+			if fresh, err := w.pools(ctx); err == nil {
+				pools, listed = fresh, time.Now()
+			} else if ctx.Err() == nil {
+				w.logger.WarnContext(ctx, "the pools cannot be listed", slog.Any("error", err))
+			}
+		}
+		if err := w.tellPresence(ctx, pools); err != nil && ctx.Err() == nil {
+			w.logger.WarnContext(ctx, "the fleet was not told that this worker lives; trying on", slog.Any("error", err))
+		}
+		select {
+		case <-ctx.Done():
+			w.takeLeave(ctx)
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (w *Worker) pools(ctx context.Context) ([]protocol.PoolInfo, error) {
+	listed, err := w.config.ZFS.Pools(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the pools: %w", err)
+	}
+	pools := make([]protocol.PoolInfo, 0, len(listed))
+	for _, pool := range listed {
+		pools = append(pools, protocol.PoolInfo{
+			Name: pool.Name, Size: pool.Size, Free: pool.Free, Health: pool.Health, ReadOnly: pool.ReadOnly,
+		})
+	}
+	return pools, nil
+}
+
+func (w *Worker) tellPresence(ctx context.Context, pools []protocol.PoolInfo) error {
+	features, err := w.config.ZFS.Features(ctx)
+	if err != nil {
+		return err
+	}
+	presence := protocol.Presence{
+		Host: w.config.Host, Worker: w.config.Name, Version: w.config.Version, Protocols: []int{protocol.ProtocolVersion},
+		ZFS: features.Version,
+		Features: map[string]bool{
+			"snapshots_changed": features.SnapshotsChanged, "resumable_recv": features.ResumableRecv,
+			"bookmark_clone": features.BookmarkClone, "encryption": features.Encryption,
+			"channel_programs": features.ChannelPrograms, "large_blocks": features.LargeBlocks, "saved_send": features.SavedSend,
+		},
+		Pools: pools, Addresses: w.listener.Addresses(), TLS: w.listener.TLS(), Fingerprint: w.listener.Fingerprint(),
+		SendSlots: w.config.Slots.Send, RecvSlots: w.config.Slots.Recv, Started: w.started, Seen: time.Now().UTC(),
+	}
+	data, err := protocol.EncodeValue(presence)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, presenceEvery)
+	defer cancel()
+	_, err = protocol.PutTTL(ctx, w.config.Resources.JetStream, protocol.BucketHosts,
+		protocol.HostKey(w.config.Host, w.config.Name), data, presenceTTL, nil)
+	return err
+}
+
+func (w *Worker) takeLeave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := w.config.Resources.Hosts.Delete(ctx, protocol.HostKey(w.config.Host, w.config.Name)); err != nil {
+		w.logger.DebugContext(ctx, "the presence was not taken back and will expire", slog.Any("error", err))
+	}
+}

@@ -1,0 +1,300 @@
+// Receiving: the receiver's side of a step.
+
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/zfleet/zfleet/abstractions"
+	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport/tcp"
+	"github.com/zfleet/zfleet/zfs"
+)
+
+// receiving is a step that the receiver is ready for.
+type receiving struct {
+	args zfs.RecvArgs
+	// hasTo says that the step's to is there already.
+	hasTo bool
+	// resumeToken is that of the partial state, if it is one of this step.
+	resumeToken string
+	// placeholder says that the filesystem was one.
+	placeholder bool
+}
+
+// prepareReceive compares the step with this host's policy and pool, and makes room: it abandons a partial state that is of
+// no use, and creates missing ancestors as placeholders.
+func (c *claim) prepareReceive(ctx context.Context) (*receiving, error) {
+	w, target := c.worker, c.item.Step.TargetFilesystem
+	if err := w.config.Policy.allowRecv(w.config.Host, c.item.Job, c.item.TargetRoot, target); err != nil {
+		return nil, err
+	}
+	r := &receiving{args: zfs.RecvArgs{
+		Dataset: target, Resumable: true, Rollback: c.item.Recv.Rollback,
+		Override: c.item.Recv.Properties.Override, Inherit: c.item.Recv.Properties.Inherit,
+	}}
+	dataset, err := w.config.ZFS.Get(ctx, target)
+	if errors.Is(err, zfs.ErrDatasetDoesNotExist) {
+		return r, c.createAncestors(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look at %s: %w", target, err)
+	}
+	if to, found := snapshotByGUID(dataset, c.item.Step.To.GUID); found {
+		r.hasTo = true
+		return r, w.keeper.AfterReceive(ctx, c.receiveStep(to, &dataset))
+	}
+	r.placeholder = dataset.Placeholder
+	// A placeholder holds no data of anybody's, and a full stream replaces it only with -F.
+	r.args.Rollback = r.args.Rollback || r.placeholder && len(dataset.Versions) == 0
+	r.resumeToken, err = c.usableToken(ctx, dataset)
+	return r, err
+}
+
+// usableToken is the dataset's resume token if it encodes a send of this step. A partial state of something else is
+// abandoned where the coordinator has seen it and planned without it.
+func (c *claim) usableToken(ctx context.Context, dataset zfs.Dataset) (string, error) {
+	step, token := c.item.Step, dataset.ReceiveResumeToken
+	if token == "" {
+		if step.Resume {
+			return "", protocol.Failf(protocol.Transient, "%s: the partial state that the step was to resume is gone", dataset.Name)
+		}
+		return "", nil
+	}
+	decoded, err := c.worker.config.ZFS.DecodeResumeToken(ctx, token)
+	fits := err == nil && decoded.ToGUID == step.To.GUID && step.Intermediates == 0 &&
+		(step.From == nil && !decoded.HasFromGUID || step.From != nil && decoded.FromGUID == step.From.GUID)
+	if fits {
+		return token, nil
+	}
+	if step.Resume || c.delivery > 1 {
+		// The partial state came, or changed, after the step was planned; it is for a new plan to say what it is good for.
+		return "", protocol.Failf(protocol.Transient, "%s: its partial state is another one than when the step was planned",
+			dataset.Name)
+	}
+	c.logger.InfoContext(ctx, "abandoning a partial state that is of no use to the step", slog.String("target", dataset.Name),
+		slog.Any("token", decoded), slog.Any("error", err))
+	return "", c.worker.config.ZFS.AbortRecv(ctx, dataset.Name)
+}
+
+// createAncestors creates what is missing between the target's root, which must exist, and the step's filesystem.
+func (c *claim) createAncestors(ctx context.Context) error {
+	root := c.item.TargetRoot
+	var missing []string
+	var above zfs.Dataset
+	for parent := parentOf(c.item.Step.TargetFilesystem); ; parent = parentOf(parent) {
+		found, err := c.worker.config.ZFS.List(ctx, zfs.ListQuery{Datasets: []string{parent}})
+		if err == nil && len(found) == 1 {
+			above = found[0]
+			break
+		}
+		if err != nil && !errors.Is(err, zfs.ErrDatasetDoesNotExist) {
+			return fmt.Errorf("look at %s: %w", parent, err)
+		}
+		if parent == root {
+			return protocol.Failf(protocol.Permanent, "the target's root %s does not exist; create it (zfs create -p %s), or correct"+
+				" the job's targets[].root", root, root)
+		}
+		missing = append([]string{parent}, missing...)
+	}
+	args := zfs.PlaceholderArgs{Encryption: zfs.PlaceholderInherit}
+	switch encryption := c.item.Recv.Placeholder.Encryption; {
+	case encryption == protocol.PlaceholderOff:
+		args.Encryption = zfs.PlaceholderOff
+	case encryption != protocol.PlaceholderInherit && len(missing) > 0 && above.Encrypted():
+		return protocol.Failf(protocol.Permanent, "%s has to be created to hold %s, below %s, which is encrypted: say in the job whether"+
+			" it shall be encrypted too (recv.placeholder.encryption: inherit) or not (off)",
+			missing[0], c.item.Step.TargetFilesystem, above.Name)
+	}
+	for _, name := range missing {
+		if err := c.worker.config.ZFS.CreatePlaceholder(ctx, name, args); err != nil {
+			return fmt.Errorf("create the placeholder %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func parentOf(dataset string) string { return dataset[:strings.LastIndexByte(dataset, '/')] }
+
+func (c *claim) receiveStep(to zfs.Version, dataset *zfs.Dataset) abstractions.ReceiveStep {
+	step := abstractions.ReceiveStep{
+		Filesystem: c.item.Step.TargetFilesystem, JobID: c.item.JobID, Protection: c.item.ProtectionOfStep(),
+		To: to, Dataset: dataset,
+	}
+	if c.item.Step.From != nil {
+		from := fromProtocol(*c.item.Step.From)
+		step.From = &from
+	}
+	return step
+}
+
+// settleReceive looks whether to has really arrived, and protects it. Only then may it be confirmed.
+func (c *claim) settleReceive(ctx context.Context, r *receiving) (zfs.Version, error) {
+	target := c.item.Step.TargetFilesystem
+	dataset, err := c.worker.config.ZFS.Get(ctx, target)
+	if err != nil {
+		return zfs.Version{}, fmt.Errorf("look at what was received: %w", err)
+	}
+	to, found := snapshotByGUID(dataset, c.item.Step.To.GUID)
+	if !found {
+		return zfs.Version{}, protocol.Failf(protocol.Permanent,
+			"%s: zfs recv succeeded, but there is no snapshot with the guid of %s: another stream was received", target,
+			c.item.Step.To)
+	}
+	if r.placeholder {
+		if err := c.worker.config.ZFS.SetPlaceholder(ctx, target, false); err != nil {
+			return zfs.Version{}, err
+		}
+	}
+	return to, c.worker.keeper.AfterReceive(ctx, c.receiveStep(to, &dataset))
+}
+
+// receive does the receiver's side of a step over TCP.
+func (c *claim) receive(ctx context.Context) error {
+	r, err := c.prepareReceive(ctx)
+	if err != nil {
+		return err
+	}
+	if r.hasTo {
+		return c.offer(ctx, protocol.Offer{HasTo: true})
+	}
+	expectation := c.worker.listener.Expect(c.item.Ref)
+	defer expectation.Close()
+	offer := expectation.Offer()
+	offer.ResumeToken = r.resumeToken
+	if err := c.offer(ctx, offer); err != nil {
+		return err
+	}
+	// The sender's item may lie until one of its slots is free.
+	wait := c.item.Deadlines.Claim.Std() + c.item.Deadlines.Offer.Std()
+	acceptContext, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	connection, err := expectation.Accept(acceptContext)
+	if err != nil {
+		if ctx.Err() == nil && acceptContext.Err() != nil {
+			err = protocol.Failf(protocol.Transient, "no sender connected within %s", wait)
+		}
+		return protocol.AsFailure(fmt.Errorf("wait for the sender %s: %w", c.item.Source, err), protocol.Transient)
+	}
+	defer func() { c.closed(ctx, "connection", connection.Close()) }()
+	return c.receiveFrom(ctx, r, connection)
+}
+
+func (c *claim) offer(ctx context.Context, offer protocol.Offer) error {
+	event := c.reporter.event(protocol.EventOffered)
+	event.Offer = &offer
+	return c.reporter.tell(ctx, event)
+}
+
+// receiveFrom takes the stream from the connection, and confirms it or says why not.
+func (c *claim) receiveFrom(ctx context.Context, r *receiving, connection *tcp.Incoming) error {
+	header := connection.Header()
+	started := time.Now()
+	var to zfs.Version
+	var bytes int64
+	err := c.checkHeader(header)
+	switch {
+	case err != nil:
+	case header.RefusedToken != "":
+		err = c.abandonRefused(ctx, header)
+	default:
+		bytes, err = c.copyToPool(ctx, r, connection)
+		if err == nil {
+			to, err = c.settleReceive(ctx, r)
+		}
+	}
+	confirmation := protocol.Confirmation{
+		ToGUID: to.GUID, Bytes: uint64(max(bytes, 0)), Elapsed: time.Since(started), Failure: c.worker.failureOf(err),
+	}
+	if err != nil && context.Cause(ctx) != nil {
+		confirmation.Failure = &protocol.Failure{
+			Kind: protocol.Transient, Host: c.worker.config.Host,
+			Message: fmt.Sprintf("receive %s: %v", c.item.Step.TargetFilesystem, context.Cause(ctx)),
+		}
+	}
+	confirmContext, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.item.Deadlines.Stall.Std())
+	defer cancel()
+	if confirmError := connection.Confirm(confirmContext, confirmation); confirmError != nil && err == nil {
+		// The sender did not learn of it. The step is tried again, and finds that nothing has to be sent.
+		err = protocol.AsFailure(fmt.Errorf("confirm %s to %s: %w", c.item.Step.To, c.item.Source, confirmError), protocol.Transient)
+	}
+	if err != nil {
+		return err
+	}
+	event := c.reporter.event(protocol.EventReceived)
+	version := toProtocol(to)
+	event.To = &version
+	event.Progress = &protocol.Progress{
+		Bytes: confirmation.Bytes, Expected: header.Expected, Resumed: header.Resumed, Elapsed: confirmation.Elapsed,
+	}
+	return c.reporter.tell(ctx, event)
+}
+
+// checkHeader compares what the sender is about to send with the step.
+func (c *claim) checkHeader(header protocol.StreamHeader) error {
+	var from uint64
+	if c.item.Step.From != nil {
+		from = c.item.Step.From.GUID
+	}
+	if header.Ref != c.item.Ref || header.JobID != c.item.JobID || header.ToGUID != c.item.Step.To.GUID || header.FromGUID != from {
+		return protocol.Failf(protocol.Transient, "the sender connected for step %s (from guid %d to guid %d), not for %s",
+			header.Ref, header.FromGUID, header.ToGUID, c.item.Ref)
+	}
+	return nil
+}
+
+func (c *claim) abandonRefused(ctx context.Context, header protocol.StreamHeader) error {
+	if err := c.worker.config.ZFS.AbortRecv(ctx, c.item.Step.TargetFilesystem); err != nil {
+		return err
+	}
+	return protocol.Failf(protocol.Transient, "%s: the partial state was abandoned: %s", c.item.Step.TargetFilesystem,
+		header.RefusedToken)
+}
+
+// copyToPool feeds the connection's stream to zfs recv. When the stream breaks off, zfs recv sees its end there and keeps
+// what it has.
+func (c *claim) copyToPool(ctx context.Context, r *receiving, connection *tcp.Incoming) (int64, error) {
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		return 0, fmt.Errorf("make a pipe: %w", err)
+	}
+	var bytes int64
+	var copyError, recvError error
+	group := errgroup.Group{}
+	group.Go(func() error {
+		recvError = c.worker.config.ZFS.Recv(ctx, r.args, reader)
+		return nil
+	})
+	group.Go(func() error {
+		bytes, copyError = connection.CopyTo(ctx, writer, tcp.CopyOptions{Stall: c.item.Deadlines.Stall.Std()})
+		if closeError := writer.Close(); copyError == nil {
+			copyError = closeError
+		}
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return bytes, err
+	}
+	return bytes, receiveError(copyError, recvError)
+}
+
+// receiveError is the error that says most: what zfs recv complains of, unless that is only that the stream broke off.
+func receiveError(copyError, recvError error) error {
+	var typed *zfs.RecvError
+	if errors.As(recvError, &typed) && copyError != nil &&
+		(typed.Kind == zfs.RecvInterrupted || typed.Kind == zfs.RecvInvalidStream || typed.Kind == zfs.RecvChecksumMismatch) {
+		return protocol.AsFailure(fmt.Errorf("the stream broke off: %w", copyError), protocol.Transient)
+	}
+	if recvError != nil {
+		return recvError
+	}
+	return copyError
+}

@@ -1,0 +1,166 @@
+// The worker: its configuration and its life.
+
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/zfleet/zfleet/abstractions"
+	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport/tcp"
+	"github.com/zfleet/zfleet/zfs"
+)
+
+// Config is what a worker needs.
+type Config struct {
+	// Host is the host that it works for.
+	Host protocol.Host
+	// Name is this process's, unique among the host's workers.
+	Name string
+	// Version is the program's.
+	Version   string
+	Conn      *nats.Conn
+	Resources *protocol.Resources
+	ZFS       *zfs.System
+	Slots     Slots
+	// Data is the data port that senders connect to.
+	Data   tcp.Config
+	Policy Policy
+	// AckWait is how long a claim outlives a worker that died; 0 is the protocol's default. It must be the same for all
+	// workers of a host.
+	AckWait time.Duration
+	// Logger and TracerProvider may be nil: nothing is then logged or traced.
+	Logger         *slog.Logger
+	TracerProvider trace.TracerProvider
+}
+
+// Slots are how many steps of each role a worker works on at once. 0 is 4; a negative number takes no such steps.
+type Slots struct {
+	Send, Recv int
+}
+
+// Worker works on the items of one host.
+type Worker struct {
+	config   Config
+	keeper   *abstractions.Manager
+	listener *tcp.Listener
+	active   *activeSteps
+	logger   *slog.Logger
+	tracer   trace.Tracer
+	started  time.Time
+}
+
+const defaultSlots = 4
+
+// New makes a worker; Run runs it. The error is of kind Usage, for a configuration that cannot work.
+func New(config Config) (*Worker, error) {
+	if err := config.Host.Validate(); err != nil {
+		return nil, err
+	}
+	if config.Name == "" {
+		return nil, protocol.Usagef("a worker of host %s needs a name", config.Host)
+	}
+	if err := config.Policy.Validate(); err != nil {
+		return nil, err
+	}
+	if config.Slots.Send == 0 {
+		config.Slots.Send = defaultSlots
+	}
+	if config.Slots.Recv == 0 {
+		config.Slots.Recv = defaultSlots
+	}
+	if config.AckWait <= 0 {
+		config.AckWait = protocol.DefaultAckWait
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	if config.TracerProvider == nil {
+		config.TracerProvider = noop.NewTracerProvider()
+	}
+	logger := config.Logger.With(slog.String("host", string(config.Host)), slog.String("worker", config.Name))
+	return &Worker{
+		config: config,
+		keeper: abstractions.New(config.ZFS, abstractions.Options{Logger: logger}),
+		active: newActiveSteps(),
+		logger: logger,
+		tracer: config.TracerProvider.Tracer("github.com/zfleet/zfleet/worker"),
+	}, nil
+}
+
+// Run works until ctx ends: steps under way are then stopped, their items are given back, and Run returns nil when nothing
+// is running any more. An error says that the worker could not start.
+func (w *Worker) Run(ctx context.Context) error {
+	w.started = time.Now().UTC()
+	if _, err := w.config.ZFS.Features(ctx); err != nil {
+		return fmt.Errorf("worker of %s: is OpenZFS installed? %w", w.config.Host, err)
+	}
+	listener, err := tcp.Listen(ctx, w.config.Data)
+	if err != nil {
+		return fmt.Errorf("worker of %s: open the data port: %w", w.config.Host, err)
+	}
+	w.listener = listener
+	err = w.work(ctx)
+	if closeError := listener.Close(); closeError != nil {
+		w.logger.DebugContext(ctx, "the data port was not closed in order", slog.Any("error", closeError))
+	}
+	return err
+}
+
+func (w *Worker) work(ctx context.Context) error {
+	notices, err := w.config.Conn.Subscribe(protocol.CancelSubjects, func(message *nats.Msg) { w.noticed(ctx, message) })
+	if err != nil {
+		return fmt.Errorf("worker of %s: listen for cancellations: %w", w.config.Host, err)
+	}
+	defer func() {
+		if err := notices.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+			w.logger.DebugContext(ctx, "the listening for cancellations was not ended in order", slog.Any("error", err))
+		}
+	}()
+	stopService, err := w.serve(ctx)
+	if err != nil {
+		return fmt.Errorf("worker of %s: %w", w.config.Host, err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() { w.present(ctx) })
+	for role, slots := range map[protocol.Role]int{
+		protocol.RoleSend: w.config.Slots.Send, protocol.RoleRecv: w.config.Slots.Recv,
+	} {
+		for range slots {
+			running.Go(func() { w.takeItems(ctx, role) })
+		}
+	}
+	w.logger.InfoContext(ctx, "worker runs", slog.Any("addresses", w.listener.Addresses()),
+		slog.Int("send_slots", w.config.Slots.Send), slog.Int("recv_slots", w.config.Slots.Recv))
+	<-ctx.Done()
+	running.Wait()
+	if err := stopService(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+		w.logger.DebugContext(ctx, "the service was not stopped in order", slog.Any("error", err))
+	}
+	w.logger.InfoContext(ctx, "worker stopped")
+	return nil
+}
+
+// noticed stops steps that the coordinator has given up, or whose plan was cancelled.
+func (w *Worker) noticed(ctx context.Context, message *nats.Msg) {
+	var notice protocol.CancelNotice
+	if err := protocol.ReadMessage(message.Header, message.Data, &notice); err != nil {
+		letterContext, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		letter := protocol.NewDeadLetter(message.Subject, message.Header, message.Data, err, string(w.config.Host), 1)
+		letterError := protocol.PublishDeadLetter(letterContext, w.config.Resources.JetStream, letter)
+		w.logger.WarnContext(ctx, "a notice cannot be read; it is kept among the dead letters", slog.Any("reason", err),
+			slog.Any("error", letterError))
+		return
+	}
+	w.active.stop(notice)
+}
