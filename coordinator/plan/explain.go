@@ -41,11 +41,11 @@ func (p *pair) targetMovedOn(from, copied protocol.Version, extra, newer []proto
 		remedy.WriteString("To let the job do that by itself whenever it is needed, set recv.rollback: true in the job.\n")
 	}
 	remedy.WriteString(p.keepAside())
-	if c.Kind == KindReceiverAhead {
-		fmt.Fprintf(&remedy, "To bring the target's snapshots back to the source instead, send them there by hand, on %s:\n"+
-			"    zfs send -I %s %s | ssh %s zfs recv -u %s\n",
-			p.target.Host, quote("@"+copied.Name), quote(p.targetFilesystem+"@"+extra[len(extra)-1].Name),
-			p.job.Source.Host, quote(p.filesystem))
+	if c.Kind == KindReceiverAhead && from.IsSnapshot() {
+		fmt.Fprintf(&remedy, "To bring the target's snapshots to the source instead, if nothing was written there since %s, on %s:\n"+
+			"    zfs send -I %s %s | %s\n",
+			from.Rel(), p.target.Host, quote("@"+copied.Name), quote(p.targetFilesystem+"@"+extra[len(extra)-1].Name),
+			receiveOn(p.job.Source.Host, "zfs recv -u", p.filesystem))
 	}
 	c.Message, c.Remedy = message.String(), remedy.String()+p.runAgain()
 	return c
@@ -75,9 +75,9 @@ func (p *pair) howTheTargetMovedOn(copied protocol.Version, extra []protocol.Ver
 		return fmt.Sprintf("On the target %s is held, as replication holds what it received last, and nothing after it is: so the"+
 			" later ones were most likely taken on %s by something other than replication.", copied.Rel(), p.target.Host)
 	}
-	return fmt.Sprintf("Nothing on the target is held, so it cannot be told whether they were taken on %s by something other than"+
-		" replication, or were replicated and have been destroyed on the source since, together with the cursor bookmark.",
-		p.target.Host)
+	return fmt.Sprintf("Neither %s nor anything after it is held on the target, so it cannot be told whether the later ones were taken"+
+		" on %s by something other than replication, or were replicated and have been destroyed on the source since, together"+
+		" with the cursor bookmark.", copied.Rel(), p.target.Host)
 }
 
 // nothingInCommon explains a target whose snapshots are all unknown to the source.
@@ -131,8 +131,9 @@ func (p *pair) placeholderHasSnapshots() *Conflict {
 func (p *pair) foreign() *Conflict {
 	return &Conflict{
 		Kind: KindNameTaken,
-		Message: fmt.Sprintf("%s exists, and replication has not created it: it has no snapshots, no partially received state, and is"+
-			" no placeholder. What is in it would be lost if %s were received there.", p.there(), p.here()),
+		Message: fmt.Sprintf("%s is nothing that replication has put there: it has no snapshots, no partially received state, and is no"+
+			" placeholder. Either it was created by something else, or all its snapshots have been destroyed. What is in it would"+
+			" be lost if %s were received there.", p.there(), p.here()),
 		Remedy: fmt.Sprintf("If it is empty and only there to hold others, make it a placeholder, on %s:\n"+
 			"    zfs set zrepl:placeholder=on %s\n", p.target.Host, quote(p.targetFilesystem)) +
 			p.keepAside() + p.runAgain(),
@@ -143,7 +144,7 @@ func (p *pair) foreign() *Conflict {
 func (p *pair) typesDiffer() *Conflict {
 	return &Conflict{
 		Kind: KindNameTaken,
-		Message: fmt.Sprintf("%s is a %s, but %s is a %s. The one cannot be received into the other.",
+		Message: fmt.Sprintf("%s is a %s, but %s is a %s, and the one cannot be received into the other.",
 			p.here(), kindOf(p.source), p.there(), kindOf(p.receiver)),
 		Remedy: p.keepAside() + p.runAgain(),
 	}
@@ -156,10 +157,26 @@ func (p *pair) initialForbidden() *Conflict {
 		Kind: KindInitialForbidden,
 		Message: fmt.Sprintf("%s has nothing of %s yet, and the job forbids a first full replication (replication.initial: fail). The"+
 			" newest snapshot that would be sent is %s.", p.target.Host, p.here(), describe(latest)),
-		Remedy: fmt.Sprintf("To allow it, set replication.initial: most_recent (or all) in the job.\n"+
-			"To seed the target by hand, on %s:\n    zfs send %s | ssh %s zfs recv -s -u %s\n",
-			p.job.Source.Host, quote(latest.Full(p.filesystem)), p.target.Host, quote(p.targetFilesystem)) + p.runAgain(),
+		Remedy: "To allow it, set replication.initial: most_recent (or all) in the job.\n" + p.seedByHand(latest) + p.runAgain(),
 	}
+}
+
+// seedByHand tells how to make the first full replication without the job.
+func (p *pair) seedByHand(snapshot protocol.Version) string {
+	var text strings.Builder
+	receive := "zfs recv -u"
+	if p.receiver != nil && p.receiver.Resume != nil {
+		fmt.Fprintf(&text, "To seed the target by hand, first give up the partially received state, on %s:\n    zfs recv -A %s\nand then, on"+
+			" %s:\n", p.target.Host, quote(p.targetFilesystem), p.job.Source.Host)
+	} else {
+		fmt.Fprintf(&text, "To seed the target by hand, on %s:\n", p.job.Source.Host)
+	}
+	if p.receiver != nil && p.receiver.Placeholder {
+		receive = "zfs recv -u -F" // an existing filesystem is only replaced when that is asked for
+	}
+	fmt.Fprintf(&text, "    zfs send %s | %s\n", quote(snapshot.Full(p.filesystem)),
+		receiveOn(p.target.Host, receive, p.targetFilesystem))
+	return text.String()
 }
 
 // snapshotNameTaken explains a snapshot that cannot be received under its name.
@@ -170,7 +187,7 @@ func (p *pair) snapshotNameTaken(taken, by protocol.Version) *Conflict {
 			" the name that they have on the source, and a name can be used once. Most likely the source renames its snapshots,"+
 			" or the name was used again after its first snapshot had been replicated and destroyed on the source.",
 			p.here(), describe(taken), p.there(), describe(by)),
-		Remedy: fmt.Sprintf("To rename the older one, on %s:\n    zfs rename %s %s\nor, if it is not needed, destroy it there:\n%s",
+		Remedy: fmt.Sprintf("To rename the target's, on %s:\n    zfs rename %s %s\nor, if it is not needed, destroy it there:\n%s",
 			p.target.Host, quote(by.Full(p.targetFilesystem)), quote("@"+by.Name+"_kept"),
 			command("zfs destroy", "@", p.targetFilesystem, by.Name)) +
 			"To leave such snapshots out, set snapshots.include in the job.\n" + p.runAgain(),
@@ -239,8 +256,8 @@ func (p *planner) sourceGone(filesystem string, receiver *protocol.Dataset) Resu
 	if latest := conflict.ReceiverNewest; latest != nil {
 		fmt.Fprintf(&message, " The target's copy %s on %s is untouched; its newest snapshot is %s.",
 			targetFilesystem, p.target.Host, describe(*latest))
-		fmt.Fprintf(&remedy, "To bring it back from the target's copy, on %s:\n    zfs send %s | ssh %s zfs recv -u %s\n",
-			p.target.Host, quote(latest.Full(targetFilesystem)), p.job.Source.Host, quote(filesystem))
+		fmt.Fprintf(&remedy, "To bring it back from the target's copy, on %s:\n    zfs send %s | %s\n",
+			p.target.Host, quote(latest.Full(targetFilesystem)), receiveOn(p.job.Source.Host, "zfs recv -u", filesystem))
 	}
 	fmt.Fprintf(&remedy, "Then run the job again: zctl run %s", quote(p.job.Name))
 	conflict.Message, conflict.Remedy = message.String(), remedy.String()
@@ -255,8 +272,8 @@ func (p *pair) keepAside() string {
 
 func (p *pair) releaseFirst(snapshots []protocol.Version) string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "Some of these snapshots are held. Look at the holds, and release them once you are sure that nobody needs them,"+
-		" on %s\n(the tag of this job's own is zrepl_last_received_J_%s):\n", p.target.Host, p.target.JobIDOf(p.job.Name))
+	fmt.Fprintf(&text, "A snapshot that is held cannot be destroyed. To see the holds, and to release them once nobody needs them, on %s"+
+		"\n(the tag of this job's own is zrepl_last_received_J_%s):\n", p.target.Host, p.target.JobIDOf(p.job.Name))
 	for _, snapshot := range snapshots {
 		if snapshot.UserRefs > 0 {
 			text.WriteString(command("zfs holds", "@", p.targetFilesystem, snapshot.Name))
@@ -278,6 +295,15 @@ func (p *pair) runAgain() string { return "Then run the job again: zctl run " + 
 
 func command(verb, mark, filesystem, name string) string {
 	return "    " + verb + " " + quote(filesystem+mark+name) + "\n"
+}
+
+// receiveOn runs a receive on another host. ssh hands its words to a shell once more, so a quoted name is quoted twice.
+func receiveOn(host protocol.Host, receive, filesystem string) string {
+	words := receive + " " + quote(filesystem)
+	if quote(filesystem) != filesystem {
+		words = `"` + words + `"`
+	}
+	return fmt.Sprintf("ssh %s %s", host, words)
 }
 
 // quote makes a name one word for a shell. OpenZFS names can hold spaces, and nothing else that a shell would touch.
