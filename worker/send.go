@@ -168,7 +168,7 @@ func (c *claim) stream(
 	}()
 	meter := c.reporter.newMeter(ctx, s.expected, s.resumed)
 	defer meter.stop()
-	options := tcp.CopyOptions{Stall: deadlines.Stall.Std(), Progress: &meter.bytes}
+	options := tcp.CopyOptions{Stall: deadlines.Stall.Std(), Bytes: &meter.bytes}
 	var source io.Reader = streamReader{stream}
 	if !offer.TLS {
 		// The pipe itself, so that the kernel can splice it into the socket.
