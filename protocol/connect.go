@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -101,13 +102,28 @@ func (o ConnectOptions) where() string {
 	case o.InProcess != nil:
 		return "the embedded NATS server"
 	case o.Context != "" && o.URL != "":
-		return fmt.Sprintf("NATS at %s with context %s", o.URL, o.Context)
+		return fmt.Sprintf("NATS at %s with context %s", redact(o.URL), o.Context)
 	case o.URL != "":
-		return "NATS at " + o.URL
+		return "NATS at " + redact(o.URL)
 	case o.Context != "":
 		return "NATS with context " + o.Context
 	}
 	return "NATS with the selected context, or at " + nats.DefaultURL
+}
+
+// redact hides the passwords and tokens in a list of URLs.
+func redact(list string) string {
+	addresses := strings.Split(list, ",")
+	for i, address := range addresses {
+		if user, server, found := strings.Cut(address, "@"); found {
+			scheme, _, _ := strings.Cut(user, "://")
+			if scheme == user {
+				scheme = "nats"
+			}
+			addresses[i] = scheme + "://xxxxx@" + server
+		}
+	}
+	return strings.Join(addresses, ",")
 }
 
 func (o ConnectOptions) connectOnce() (*nats.Conn, error) {

@@ -32,7 +32,7 @@ func (f Filter) Match(filesystem string) bool {
 // Roots are the datasets whose subtrees must be listed to find everything that the filter may have in, without any that
 // lies below another, in order. Empty means that all pools must be listed.
 func (f Filter) Roots() []string {
-	var roots []string
+	listed := map[string]bool{}
 	for pattern, in := range f {
 		if !in {
 			continue
@@ -41,22 +41,30 @@ func (f Filter) Roots() []string {
 		if root == "" {
 			return nil
 		}
-		roots = append(roots, root)
+		listed[root] = true
 	}
-	sort.Strings(roots)
-	top := roots[:0]
-	for _, root := range roots {
-		covered := false
-		for _, above := range top {
-			if root == above || strings.HasPrefix(root, above+"/") {
-				covered = true
-			}
-		}
-		if !covered {
+	var top []string
+	for root := range listed {
+		if !anyAbove(root, listed) {
 			top = append(top, root)
 		}
 	}
+	sort.Strings(top)
 	return top
+}
+
+// anyAbove tells whether the set has an ancestor of the dataset.
+func anyAbove(dataset string, set map[string]bool) bool {
+	for {
+		slash := strings.LastIndexByte(dataset, '/')
+		if slash < 0 {
+			return false
+		}
+		dataset = dataset[:slash]
+		if set[dataset] {
+			return true
+		}
+	}
 }
 
 // Validate tells whether the filter makes sense: it has something in, and its patterns are dataset names, with at most

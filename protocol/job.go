@@ -174,7 +174,7 @@ func (j Job) Validate() error {
 	if len(j.Targets) == 0 {
 		return Usagef("job %s: targets: name at least one target (host and root)", j.Name)
 	}
-	seen := map[JobID]int{}
+	seen, places := map[JobID]int{}, map[string]int{}
 	for i, target := range j.Targets {
 		if err := target.validate(j.Name); err != nil {
 			return Usagef("job %s: targets[%d]: %w", j.Name, i, err)
@@ -185,6 +185,12 @@ func (j Job) Validate() error {
 				" keeps its own cursor", j.Name, i, id, before)
 		}
 		seen[id] = i
+		place := string(target.Host) + ":" + target.Root
+		if before, found := places[place]; found {
+			return Usagef("job %s: targets[%d]: %s is the root of targets[%d] too; two targets cannot receive into one filesystem",
+				j.Name, i, place, before)
+		}
+		places[place] = i
 		if target.Host == j.Source.Host && overlaps(j.Source.Filesystems, target.Root) {
 			return Usagef("job %s: targets[%d]: root %s is itself among the source's filesystems on %s; exclude it (%q: false)",
 				j.Name, i, target.Root, target.Host, target.Root+"<")

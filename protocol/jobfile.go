@@ -4,6 +4,8 @@ package protocol
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -36,10 +38,20 @@ func DefaultJob() Job {
 // ParseJob reads one job from YAML: unknown fields are errors, what is not said has DefaultJob's value, and the result is
 // valid. Errors show the place in the text.
 func ParseJob(text []byte) (Job, error) {
+	if len(text) > MaxPayload {
+		return Job{}, Usagef("job file: %d bytes are too many for a job (at most %d)", len(text), MaxPayload)
+	}
 	job := DefaultJob()
 	decoder := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
-	if err := decoder.Decode(&job); err != nil {
+	err := decoder.Decode(&job)
+	switch {
+	case errors.Is(err, io.EOF):
+		return Job{}, Usagef("job file: there is no job in it")
+	case err != nil:
 		return Job{}, Usagef("job file: %s", yaml.FormatError(err, false, true))
+	}
+	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return Job{}, Usagef("job file: there is more than one document in it (%q): put each job into a file of its own", "---")
 	}
 	if err := job.Validate(); err != nil {
 		return Job{}, err

@@ -308,26 +308,9 @@ func PublishEvent(ctx context.Context, js jetstream.JetStream, event Event) (uin
 	return publishMessage(ctx, js, EventSubject(event), event, event.MessageID())
 }
 
-// PublishDeadLetter keeps a message that could not be acted on. What is too large of it is cut off: the payload after
-// MaxDeadLetterPayload bytes (Size then still tells the whole size, if it is set), headers and texts after some KiB.
+// PublishDeadLetter keeps a message that could not be acted on, without what is too large of it.
 func PublishDeadLetter(ctx context.Context, js jetstream.JetStream, letter DeadLetter) error {
-	const maxText, maxHeaders = 4 << 10, 64 << 10
-	if letter.Size == 0 {
-		letter.Size = len(letter.Payload)
-	}
-	letter.Payload = letter.Payload[:min(len(letter.Payload), MaxDeadLetterPayload)]
-	letter.Subject = cut(letter.Subject, maxText)
-	letter.Reason = cut(letter.Reason, maxText)
-	headers, size := map[string][]string{}, 0
-	for name, values := range letter.Headers {
-		for _, value := range values {
-			if size += len(name) + len(value); size <= maxHeaders {
-				headers[name] = append(headers[name], value)
-			}
-		}
-	}
-	letter.Headers = headers
-	_, err := publishMessage(ctx, js, DeadLetterSubject(letter.Reporter), letter, "")
+	_, err := publishMessage(ctx, js, DeadLetterSubject(letter.Reporter), letter.bounded(), "")
 	return err
 }
 
@@ -341,13 +324,6 @@ func publishMessage(ctx context.Context, js jetstream.JetStream, subject string,
 		return 0, err
 	}
 	return ack.Sequence, nil
-}
-
-func cut(s string, length int) string {
-	if len(s) <= length {
-		return s
-	}
-	return strings.ToValidUTF8(s[:length], "") + "…"
 }
 
 // PutTTL sets the key to the value for the given time, after which the key is gone and watchers see it deleted (ADR-43,

@@ -5,9 +5,14 @@ package protocol
 import (
 	"fmt"
 	"math"
+	"math/bits"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
 )
 
 // Duration is a time.Duration that is written as text ("10m", "1h30m") in YAML and JSON.
@@ -32,12 +37,15 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// UnmarshalYAML reads what UnmarshalText reads; its errors show the place in the file.
+func (d *Duration) UnmarshalYAML(node ast.Node) error { return unmarshalScalar(node, d.UnmarshalText) }
+
 // ByteSize is a number of bytes that is written as text ("100MiB", "1.5GiB", "4096") in YAML and JSON.
 type ByteSize uint64
 
 var byteUnits = []struct {
 	name  string
-	bytes float64
+	bytes uint64
 }{
 	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"PiB", 1 << 50},
 	{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"PB", 1e15},
@@ -45,21 +53,29 @@ var byteUnits = []struct {
 	{"B", 1},
 }
 
+var numberPattern = regexp.MustCompile(`^[0-9]+(\.[0-9]+)?$`)
+
 // ParseByteSize reads a size: a number with an optional unit, binary (KiB … PiB, or K … P as zfs writes them) or decimal
-// (KB … PB).
+// (KB … PB). A whole number is read exactly; a fraction of a byte is cut off.
 func ParseByteSize(s string) (ByteSize, error) {
-	number, factor := strings.TrimSpace(s), 1.0
+	number, factor := strings.TrimSpace(s), uint64(1)
 	for _, unit := range byteUnits {
-		if strings.HasSuffix(number, unit.name) {
-			number, factor = strings.TrimSpace(strings.TrimSuffix(number, unit.name)), unit.bytes
+		if rest, found := strings.CutSuffix(number, unit.name); found {
+			number, factor = strings.TrimSpace(rest), unit.bytes
 			break
 		}
 	}
-	value, err := strconv.ParseFloat(number, 64)
-	if err != nil || value < 0 || math.IsNaN(value) || value*factor >= math.MaxUint64 {
+	if !numberPattern.MatchString(number) {
 		return 0, Usagef("size %q: write it like 4096, 64KiB, 100MiB or 1.5GiB", s)
 	}
-	return ByteSize(value * factor), nil
+	if whole, err := strconv.ParseUint(number, 10, 64); err == nil {
+		if high, low := bits.Mul64(whole, factor); high == 0 {
+			return ByteSize(low), nil
+		}
+	} else if value, err := strconv.ParseFloat(number, 64); err == nil && value*float64(factor) < math.MaxUint64 {
+		return ByteSize(value * float64(factor)), nil
+	}
+	return 0, Usagef("size %q: more than %d bytes", s, uint64(math.MaxUint64))
 }
 
 // String is the size with one decimal in the largest binary unit that leaves at least 1, e.g. "1.5 MiB".
@@ -88,5 +104,20 @@ func (b *ByteSize) UnmarshalText(text []byte) error {
 		return err
 	}
 	*b = parsed
+	return nil
+}
+
+// UnmarshalYAML reads what UnmarshalText reads; its errors show the place in the file.
+func (b *ByteSize) UnmarshalYAML(node ast.Node) error { return unmarshalScalar(node, b.UnmarshalText) }
+
+// unmarshalScalar gives a node's text to unmarshal, and puts the node's place into its error.
+func unmarshalScalar(node ast.Node, unmarshal func([]byte) error) error {
+	text := node.String()
+	if scalar, ok := node.(ast.ScalarNode); ok {
+		text = scalar.GetToken().Value
+	}
+	if err := unmarshal([]byte(text)); err != nil {
+		return &yaml.SyntaxError{Message: err.Error(), Token: node.GetToken()}
+	}
 	return nil
 }
