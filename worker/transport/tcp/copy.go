@@ -30,11 +30,12 @@ type CopyOptions struct {
 	// failure. It bounds a zfs send that finds nothing to send and a zfs recv that takes nothing, either of which can be
 	// at honest work for minutes. Zero is IdleFactor times Stall. A copy may overrun it by a quarter.
 	Idle time.Duration
-	// Progress, where it is not nil, is increased by the bytes of the stream as they move, so that others can watch the
+	// Bytes, where it is not nil, is increased by the bytes of the stream as they move, so that others can watch the
 	// copy without slowing it.
-	Progress *atomic.Int64
+	Bytes *atomic.Int64
 	// Finish, where it is not nil, is called by CopyFrom once the reader is at its end, and says whether what was read is
-	// the whole stream: an error aborts it. It must be bounded by itself. CopyTo does not use it.
+	// the whole stream: an error aborts it. It is for readers whose end does not say so, as the pipe from a child that may
+	// have died. It must be bounded by itself. CopyTo does not use it.
 	Finish func() error
 }
 
@@ -69,6 +70,7 @@ func (m *meter) add(n int64) {
 // time. The returned function ends the watch, waits until nothing of it is running, and gives the cause of the
 // interruption, or nil if there was none.
 func watch(ctx, link context.Context, m *meter, idle time.Duration, interrupt func(cause error)) func() error {
+	asked := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	linked := make(chan struct{})
 	stopLink := context.AfterFunc(link, func() {
@@ -111,42 +113,70 @@ func watch(ctx, link context.Context, m *meter, idle time.Duration, interrupt fu
 		}
 		cancel(nil)
 		watching.Wait()
+		if cause == nil && asked.Err() != nil {
+			// What ended the copy may have been ended by ctx itself, a moment before we were told.
+			cause = context.Cause(asked)
+		}
 		return cause
 	}
 }
 
-// fileOf is the file behind a reader or writer, or nil if there is none.
-func fileOf(stream any) *os.File {
-	switch s := stream.(type) {
+// handing is a stream that can hand its file out, to be read past it, and then tells how the stream ended:
+// zfs.SendStream is one.
+type handing interface {
+	// File is nil if the file cannot be handed out; otherwise Read is of no more use.
+	File() *os.File
+	// Wait says, once the file was read to its end, whether that was the whole stream.
+	Wait() error
+}
+
+// source is what a stream is read from.
+type source struct {
+	io.Reader
+	file   *os.File     // the reader, if it is a file
+	finish func() error // says at the reader's end whether that was the whole stream; may be nil
+}
+
+func newSource(r io.Reader) source {
+	switch r := r.(type) {
 	case *os.File:
-		return s
+		return source{Reader: r, file: r}
+	case handing:
+		if file := r.File(); file != nil {
+			return source{Reader: file, file: file, finish: r.Wait}
+		}
+	}
+	return source{Reader: r}
+}
+
+// interrupt makes a blocked Read return: by a read deadline where there are any, otherwise by closing the reader.
+func (s source) interrupt() {
+	if limited, ok := s.Reader.(interface{ SetReadDeadline(t time.Time) error }); ok && limited.SetReadDeadline(aLongTimeAgo) == nil {
+		return
+	}
+	if closer, ok := s.Reader.(io.Closer); ok {
+		_ = closer.Close() // the copy has failed already, for a better reason
+	}
+}
+
+// fileOf is the file behind a writer, or nil if there is none.
+func fileOf(w io.Writer) *os.File {
+	switch w := w.(type) {
+	case *os.File:
+		return w
 	case interface{ File() *os.File }:
-		return s.File()
+		return w.File()
 	default:
 		return nil
 	}
 }
 
-// interruptReader makes a blocked Read of r return: by a read deadline where r or the file behind it has them, and
-// otherwise by closing it.
-func interruptReader(r io.Reader) {
-	if limited, ok := r.(interface{ SetReadDeadline(t time.Time) error }); ok && limited.SetReadDeadline(aLongTimeAgo) == nil {
+// interruptWriter makes a blocked Write return, as source.interrupt does for a Read. file is that behind w, or nil.
+func interruptWriter(w io.Writer, file *os.File) {
+	if file != nil && file.SetWriteDeadline(aLongTimeAgo) == nil {
 		return
 	}
-	if file := fileOf(r); file != nil && file.SetReadDeadline(aLongTimeAgo) == nil {
-		return
-	}
-	if closer, ok := r.(io.Closer); ok {
-		_ = closer.Close() // the copy has failed already, for a better reason
-	}
-}
-
-// interruptWriter makes a blocked Write of w return, as interruptReader does for a Read.
-func interruptWriter(w io.Writer) {
 	if limited, ok := w.(interface{ SetWriteDeadline(t time.Time) error }); ok && limited.SetWriteDeadline(aLongTimeAgo) == nil {
-		return
-	}
-	if file := fileOf(w); file != nil && file.SetWriteDeadline(aLongTimeAgo) == nil {
 		return
 	}
 	if closer, ok := w.(io.Closer); ok {

@@ -49,7 +49,7 @@ func Dial(ctx context.Context, offer protocol.Offer, header protocol.StreamHeade
 	}
 	d.stall = min(max(d.stall, minStall), maxPromise)
 	if d.logger == nil {
-		d.logger = slog.New(slog.DiscardHandler)
+		d.logger = discard()
 	}
 	whole, err := messageFrame(frameHeader, header)
 	if err != nil {

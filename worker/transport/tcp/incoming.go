@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -50,12 +51,13 @@ func (c *Incoming) RemoteAddr() net.Addr { return c.link.socket.RemoteAddr() }
 func (c *Incoming) CopyTo(ctx context.Context, w io.Writer, opts CopyOptions) (int64, error) {
 	stall := opts.stallOr(DefaultStall)
 	c.link.socket.expectLife(stall)
-	m := &meter{visible: opts.Progress}
+	m := &meter{visible: opts.Bytes}
+	file := fileOf(w)
 	stop := watch(ctx, context.Background(), m, opts.idle(stall), func(cause error) {
 		c.link.socket.stopReading(cause)
-		interruptWriter(w)
+		interruptWriter(w, file)
 	})
-	err := c.receive(w, m)
+	err := c.receive(w, file, m)
 	cause := stop()
 	moved := m.moved.Load()
 	if err == nil {
@@ -92,8 +94,8 @@ type abortError struct{ failure *protocol.Failure }
 func (e *abortError) Error() string { return e.failure.Error() }
 
 // receive copies frames into w until the stream's end.
-func (c *Incoming) receive(w io.Writer, m *meter) error {
-	spliced := newSplicer(c.link, fileOf(w))
+func (c *Incoming) receive(w io.Writer, file *os.File, m *meter) error {
+	spliced := newSplicer(c.link, file)
 	var buffer []byte
 	for {
 		t, length, err := readFrameHeader(c.link)

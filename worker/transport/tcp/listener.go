@@ -63,7 +63,7 @@ type Listener struct {
 func Listen(ctx context.Context, cfg Config) (*Listener, error) {
 	l := &Listener{logger: cfg.Logger, expected: make(map[[sha256.Size]byte]*Expectation)}
 	if l.logger == nil {
-		l.logger = slog.New(slog.DiscardHandler)
+		l.logger = discard()
 	}
 	if cfg.TLS {
 		certificate, fingerprint, err := newCertificate()
@@ -396,3 +396,6 @@ func (e *Expectation) deliver(incoming *Incoming) {
 	e.incoming = incoming
 	close(e.changed)
 }
+
+// discard is the logger of those who were given none.
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -79,22 +79,28 @@ func (o *Outgoing) listen() error {
 //   - a *protocol.Failure for ctx's cause, if ctx ended: the receiver is told where that is still possible.
 //
 // After an error the connection is of no more use, but to be closed. CopyFrom does not close r, unless it has to interrupt a
-// Read and r has no read deadlines. Where r is a pipe, or has a method File() *os.File that gives one, and the connection is
-// plain TCP on Linux, the bytes are spliced, and Read is only called at the end of the pipe, for its error.
+// Read and r has no read deadlines.
+//
+// Where r has the methods File() *os.File and Wait() error, as zfs.SendStream does, the file is read in the place of r, and at
+// its end Wait says whether it was the whole stream. Where r or that file is a pipe and the connection is plain TCP on Linux, the bytes
+// are spliced.
 func (o *Outgoing) CopyFrom(ctx context.Context, r io.Reader, opts CopyOptions) (int64, error) {
 	stall := opts.stallOr(o.stall)
 	if stall != o.stall {
 		o.link.socket.expectLife(stall)
 	}
-	m := &meter{visible: opts.Progress}
+	from := newSource(r)
+	m := &meter{visible: opts.Bytes}
 	stop := watch(ctx, o.listening, m, opts.idle(stall), func(error) {
 		o.link.socket.stopWriting()
-		interruptReader(r)
+		from.interrupt()
 	})
-	err := o.send(r, m)
-	if err == nil && opts.Finish != nil {
-		if err = opts.Finish(); err != nil {
-			err = &readError{err: err}
+	err := o.send(from, m)
+	for _, finish := range []func() error{from.finish, opts.Finish} {
+		if err == nil && finish != nil {
+			if failure := finish(); failure != nil {
+				err = &readError{err: failure}
+			}
 		}
 	}
 	if err == nil {
@@ -145,6 +151,15 @@ func (o *Outgoing) giveUp(ctx context.Context, err, cause error) error {
 	return transient("sending the stream", errEarlyConfirmation)
 }
 
+// Abort tells the receiver that there will be no stream, and why, and closes the connection. It is for a sender that fails
+// between Dial and CopyFrom; CopyFrom itself tells the receiver of what fails within it.
+func (o *Outgoing) Abort(ctx context.Context, failure *protocol.Failure) {
+	if o.abort(failure) {
+		o.awaitLast(ctx)
+	}
+	_ = o.Close() // nothing more was to be said
+}
+
 // awaitLast waits for the receiver's last words or its close, for a bounded time.
 func (o *Outgoing) awaitLast(ctx context.Context) {
 	// A copy that was cancelled has told the receiver so, and leaves it the time to hear it.
@@ -170,9 +185,9 @@ func (o *Outgoing) abort(failure *protocol.Failure) bool {
 	return true
 }
 
-// send copies r into data frames until its end.
-func (o *Outgoing) send(r io.Reader, m *meter) error {
-	if spliced := newSplicer(o.link, fileOf(r)); spliced != nil {
+// send copies what is read into data frames until its end.
+func (o *Outgoing) send(r source, m *meter) error {
+	if spliced := newSplicer(o.link, r.file); spliced != nil {
 		if err := spliced.send(m); err != nil {
 			return err
 		}

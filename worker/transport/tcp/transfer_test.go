@@ -171,11 +171,11 @@ func transfer(t testing.TB, outgoing *tcp.Outgoing, incoming *tcp.Incoming, over
 	var receiveErr, confirmErr error
 	var received []byte
 	receiving.Go(func() {
-		_, receiveErr = incoming.CopyTo(ctx, writer, tcp.CopyOptions{Progress: &receivedCount})
+		_, receiveErr = incoming.CopyTo(ctx, writer, tcp.CopyOptions{Bytes: &receivedCount})
 		received = finish()
 		confirmErr = incoming.Confirm(ctx, want)
 	})
-	n, err := outgoing.CopyFrom(ctx, reader, tcp.CopyOptions{Progress: &sentCount})
+	n, err := outgoing.CopyFrom(ctx, reader, tcp.CopyOptions{Bytes: &sentCount})
 	require.NoError(t, err)
 	require.EqualValues(t, len(sent), n)
 	got, err := outgoing.Confirmation(ctx)

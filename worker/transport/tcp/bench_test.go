@@ -1,0 +1,150 @@
+package tcp_test
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport/tcp"
+)
+
+// benchmarkSize is the length of one benchmarked stream.
+const benchmarkSize = 1 << 30
+
+// feed writes a stream into w, as zfs send does: in records of 128 KiB.
+func feed(b *testing.B, w *os.File) {
+	b.Helper()
+	record := content(1, 128<<10)
+	for range benchmarkSize / len(record) {
+		if _, err := w.Write(record); err != nil {
+			b.Error(err)
+			return
+		}
+	}
+	if err := w.Close(); err != nil {
+		b.Error(err)
+	}
+}
+
+// swallow reads a stream to its end, as zfs recv does.
+func swallow(b *testing.B, r io.Reader) {
+	b.Helper()
+	buffer := make([]byte, 128<<10)
+	total := 0
+	for {
+		n, err := r.Read(buffer)
+		total += n
+		if err == io.EOF { //nolint:errorlint // from a pipe
+			break
+		}
+		if err != nil {
+			b.Error(err)
+			return
+		}
+	}
+	if total != benchmarkSize {
+		b.Errorf("%d bytes arrived", total)
+	}
+}
+
+// readerOnly and writerOnly hide that there is a pipe.
+type (
+	readerOnly struct{ io.Reader }
+	writerOnly struct{ io.Writer }
+)
+
+// BenchmarkTransfer moves 1 GiB from a pipe to a pipe; "pipe" is the two ends of one pipe, the most there can be.
+func BenchmarkTransfer(b *testing.B) {
+	b.Run("pipe", func(b *testing.B) {
+		b.SetBytes(benchmarkSize)
+		for b.Loop() {
+			r, w, err := os.Pipe()
+			require.NoError(b, err)
+			var feeding sync.WaitGroup
+			feeding.Go(func() { feed(b, w) })
+			swallow(b, r)
+			feeding.Wait()
+			require.NoError(b, r.Close())
+		}
+	})
+	for _, mode := range []struct {
+		name           string
+		secure, splice bool
+	}{{"plain-splice", false, true}, {"plain-copy", false, false}, {"tls", true, false}} {
+		b.Run(mode.name, func(b *testing.B) {
+			b.SetBytes(benchmarkSize)
+			for b.Loop() {
+				benchmarkOne(b, mode.secure, mode.splice)
+			}
+		})
+	}
+}
+
+func benchmarkOne(b *testing.B, secure, splice bool) {
+	b.Helper()
+	ctx := testContext(b)
+	outgoing, incoming := pair(b, secure, time.Minute)
+	sendR, sendW, err := os.Pipe()
+	require.NoError(b, err)
+	recvR, recvW, err := os.Pipe()
+	require.NoError(b, err)
+	var reader io.Reader = sendR
+	var writer io.Writer = recvW
+	if !splice {
+		reader, writer = readerOnly{sendR}, writerOnly{recvW}
+	}
+	var running sync.WaitGroup
+	running.Go(func() { feed(b, sendW) })
+	running.Go(func() { swallow(b, recvR) })
+	running.Go(func() {
+		_, err := incoming.CopyTo(ctx, writer, tcp.CopyOptions{})
+		if err != nil {
+			b.Error(err)
+		}
+		_ = recvW.Close()
+		if err := incoming.Confirm(ctx, protocol.Confirmation{ToGUID: 2}); err != nil {
+			b.Error(err)
+		}
+	})
+	_, err = outgoing.CopyFrom(ctx, reader, tcp.CopyOptions{})
+	require.NoError(b, err)
+	_, err = outgoing.Confirmation(ctx)
+	require.NoError(b, err)
+	running.Wait()
+	require.NoError(b, sendR.Close())
+	require.NoError(b, recvR.Close())
+}
+
+// BenchmarkStep is what a step with next to nothing to send costs: connecting, the handshake, and the confirmation.
+func BenchmarkStep(b *testing.B) {
+	for _, secure := range []bool{false, true} {
+		b.Run(map[bool]string{false: "plain", true: "tls"}[secure], func(b *testing.B) {
+			listener := listen(b, secure)
+			ctx := b.Context()
+			for b.Loop() {
+				expectation := listener.Expect(stepRef(1))
+				outgoing, err := tcp.Dial(ctx, expectation.Offer(), streamHeader(1), tcp.DialOptions{})
+				require.NoError(b, err)
+				incoming, err := expectation.Accept(ctx)
+				require.NoError(b, err)
+				var receiving sync.WaitGroup
+				receiving.Go(func() {
+					_, _ = incoming.CopyTo(ctx, io.Discard, tcp.CopyOptions{})
+					_ = incoming.Confirm(ctx, protocol.Confirmation{ToGUID: 2})
+					_ = incoming.Close()
+				})
+				_, err = outgoing.CopyFrom(ctx, bytes.NewReader(make([]byte, 1000)), tcp.CopyOptions{})
+				require.NoError(b, err)
+				_, err = outgoing.Confirmation(ctx)
+				require.NoError(b, err)
+				receiving.Wait()
+			}
+		})
+	}
+}
