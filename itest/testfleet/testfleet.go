@@ -1,0 +1,236 @@
+// Package testfleet runs a whole fleet in one process for tests: an embedded NATS server, coordinators, and the workers of
+// hosts whose pools are fake or real. Every part can be killed and started again.
+package testfleet
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/zfleet/zfleet/coordinator"
+	"github.com/zfleet/zfleet/fleet"
+	"github.com/zfleet/zfleet/natsserver"
+	"github.com/zfleet/zfleet/natsserver/natstest"
+	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker"
+	"github.com/zfleet/zfleet/worker/transport/tcp"
+	"github.com/zfleet/zfleet/zfs"
+)
+
+// Timeout bounds what a test waits for. It is generous: it is not a measure of anything, and only a hang reaches it.
+const Timeout = 4 * time.Minute
+
+// Fleet is a running fleet. It ends with its test.
+type Fleet struct {
+	Server    *natsserver.Server
+	Conn      *nats.Conn
+	Resources *protocol.Resources
+	Client    *fleet.Client
+
+	t       testing.TB
+	logger  *slog.Logger
+	counter atomic.Int64
+	// TracerProvider is given to all processes started from now on; at first it traces nothing.
+	TracerProvider trace.TracerProvider
+}
+
+// New starts a NATS server with the fleet's resources, and nothing else.
+func New(t testing.TB) *Fleet {
+	t.Helper()
+	server := natstest.Start(t, natsserver.Options{})
+	f := &Fleet{Server: server, t: t, logger: logger(t), TracerProvider: noop.NewTracerProvider()}
+	conn, js := natstest.Connect(t, server)
+	ctx, cancel := context.WithTimeout(t.Context(), Timeout)
+	defer cancel()
+	resources, err := protocol.EnsureResources(ctx, js, protocol.ResourceOptions{})
+	require.NoError(t, err)
+	f.Conn, f.Resources = conn, resources
+	f.Client = fleet.New(conn, resources, fleet.Options{By: "test"})
+	return f
+}
+
+// logger writes to the standard error where ZFLEET_TEST_LOG is set, for looking at a failing test, and nowhere otherwise.
+func logger(t testing.TB) *slog.Logger {
+	if os.Getenv("ZFLEET_TEST_LOG") == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	handler := slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})
+	return slog.New(handler).With(slog.String("test", t.Name()))
+}
+
+// Process is a coordinator or worker of the fleet.
+type Process struct {
+	Name string
+
+	t    testing.TB
+	conn *nats.Conn
+	stop context.CancelFunc
+	done chan struct{}
+	err  error
+}
+
+// start runs a process with a connection of its own.
+func (f *Fleet) start(name string, run func(context.Context, *nats.Conn, *protocol.Resources) error) *Process {
+	f.t.Helper()
+	conn, err := nats.Connect("", nats.InProcessServer(f.Server.InProcess()), nats.Name(name), nats.MaxReconnects(-1),
+		nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
+	require.NoError(f.t, err)
+	resources, err := openResources(f.t, conn)
+	require.NoError(f.t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &Process{Name: name, t: f.t, conn: conn, stop: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		p.err = run(ctx, conn, resources)
+	}()
+	f.t.Cleanup(p.Stop)
+	return p
+}
+
+// Stop asks the process to end, and waits until it has.
+func (p *Process) Stop() {
+	p.stop()
+	<-p.done
+	p.conn.Close()
+	if p.err != nil {
+		p.t.Errorf("%s ended with: %v", p.Name, p.err)
+	}
+}
+
+// Kill ends the process without letting it say anything to anybody, as far as that is possible inside one process: its
+// connection is cut first.
+func (p *Process) Kill() {
+	p.conn.Close()
+	p.stop()
+	<-p.done
+	p.err = nil
+}
+
+// StartCoordinator starts a coordinator with a short lease.
+func (f *Fleet) StartCoordinator() *Process {
+	f.t.Helper()
+	name := fmt.Sprintf("coordinator-%d", f.counter.Add(1))
+	return f.start(name, func(ctx context.Context, conn *nats.Conn, resources *protocol.Resources) error {
+		return coordinator.New(coordinator.Config{
+			Name: name, Host: "test", Conn: conn, Resources: resources, LeaseTTL: 3 * time.Second, Logger: f.logger,
+			TracerProvider: f.TracerProvider,
+		}).Run(ctx)
+	})
+}
+
+// Host is a host of the fleet.
+type Host struct {
+	Name   protocol.Host
+	Runner zfs.Runner
+	Policy worker.Policy
+	Slots  worker.Slots
+	// PlainTCP turns TLS off on the data port.
+	PlainTCP bool
+}
+
+// AckWait is how long a claim outlives a killed worker.
+const AckWait = 2 * time.Second
+
+// StartWorker starts a worker of the host.
+func (f *Fleet) StartWorker(host Host) *Process {
+	f.t.Helper()
+	name := fmt.Sprintf("%s-%d", host.Name, f.counter.Add(1))
+	return f.start(name, func(ctx context.Context, conn *nats.Conn, resources *protocol.Resources) error {
+		w, err := worker.New(worker.Config{
+			Host: host.Name, Name: name, Version: "test", Conn: conn, Resources: resources,
+			ZFS: zfs.New(zfs.Observe(host.Runner, f.logger, f.TracerProvider)), Slots: host.Slots,
+			Data:   tcp.Config{Listen: "127.0.0.1:0", TLS: !host.PlainTCP, Logger: f.logger},
+			Policy: host.Policy, AckWait: AckWait, Logger: f.logger, TracerProvider: f.TracerProvider,
+		})
+		if err != nil {
+			return err
+		}
+		return w.Run(ctx)
+	})
+}
+
+// AllowAll is a policy that allows everything below the given datasets.
+func AllowAll(datasets ...string) worker.Policy {
+	policy := worker.Policy{Send: protocol.Filter{}}
+	for _, dataset := range datasets {
+		policy.Send[dataset+"<"] = true
+		policy.Recv = append(policy.Recv, worker.RecvRule{Root: dataset})
+	}
+	return policy
+}
+
+// Submit submits the job.
+func (f *Fleet) Submit(job protocol.Job) {
+	f.t.Helper()
+	_, err := f.Client.SubmitJob(f.t.Context(), job)
+	require.NoError(f.t, err)
+}
+
+// Request asks for a run of the job.
+func (f *Fleet) Request(job string) protocol.PlanID {
+	f.t.Helper()
+	id, err := f.Client.Run(f.t.Context(), job)
+	require.NoError(f.t, err)
+	return id
+}
+
+// Wait waits for the plan's end.
+func (f *Fleet) Wait(id protocol.PlanID) fleet.PlanDetail {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), Timeout)
+	defer cancel()
+	for snapshot, err := range f.Client.Watch(ctx, id, fleet.WatchOptions{}) {
+		require.NoError(f.t, err, "waiting for plan %s: %+v", id, snapshot)
+	}
+	detail, err := f.Client.Plan(ctx, id)
+	require.NoError(f.t, err)
+	return detail
+}
+
+// Run runs the job and waits for its end.
+func (f *Fleet) Run(job string) fleet.PlanDetail {
+	f.t.Helper()
+	return f.Wait(f.Request(job))
+}
+
+// MustRun runs the job and requires that everything is replicated.
+func (f *Fleet) MustRun(job string) fleet.PlanDetail {
+	f.t.Helper()
+	detail := f.Run(job)
+	require.Equal(f.t, protocol.PlanDone, detail.Plan.State, "%s", Explain(detail))
+	return detail
+}
+
+// Explain is a plan's outcome in words, for messages of failed tests.
+func Explain(detail fleet.PlanDetail) string {
+	text := fmt.Sprintf("plan %s is %s", detail.Plan.ID, detail.Plan.State)
+	if detail.Plan.Failure != nil {
+		text += ": " + detail.Plan.Failure.Error()
+	}
+	for _, task := range detail.Tasks {
+		text += fmt.Sprintf("\n  %s → %s: %s", task.Filesystem, task.TargetHost, task.State)
+		if task.Failure != nil {
+			text += fmt.Sprintf(" (%s: %s)", task.Failure.Kind, task.Failure.Error())
+		}
+	}
+	return text
+}
+
+// Job is a job with short deadlines for tests, from one host's tree to roots on others.
+func Job(name string, source protocol.Host, filesystems protocol.Filter, targets ...protocol.JobTarget) protocol.Job {
+	job := protocol.DefaultJob()
+	job.Name = name
+	job.Source = protocol.JobSource{Host: source, Filesystems: filesystems}
+	job.Targets = targets
+	job.Replication.Initial = protocol.InitialAll
+	return job
+}
