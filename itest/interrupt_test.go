@@ -1,0 +1,169 @@
+// Interruptions: every process is killed in the middle of a transfer, and the fleet goes on by itself.
+
+package itest_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/zfleet/zfleet/fleet"
+	"github.com/zfleet/zfleet/itest/testfleet"
+	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/zfs/zfsfake"
+)
+
+// large is the size of the stream that is interrupted, and cut how much of it has passed by then.
+const (
+	large = 64 << 20
+	cut   = 16 << 20
+)
+
+// interrupted is a fleet in the middle of its first transfer: zfs send hangs after cut bytes.
+type interrupted struct {
+	*pair
+
+	coordinator, sender, receiver *testfleet.Process
+	plan                          protocol.PlanID
+	fault                         *zfsfake.Injection
+}
+
+func interruptTransfer(t *testing.T) *interrupted {
+	t.Helper()
+	p := newPair(t)
+	p.zfs(p.alpha, "create", "tank/data")
+	require.NoError(t, p.alpha.Generate("tank/data", "large", 7, large))
+	p.zfs(p.alpha, "snapshot", "tank/data@s1")
+	i := &interrupted{pair: p, coordinator: p.StartCoordinator(), sender: p.StartWorker(p.hostA), receiver: p.StartWorker(p.hostB)}
+	i.fault = p.alpha.Inject(zfsfake.Fault{Match: isStream, HangAfter: cut, Times: 1})
+	p.Submit(p.job("prod"))
+	i.plan = p.Request("prod")
+	select {
+	case <-i.fault.Reached():
+	case <-time.After(testfleet.Timeout):
+		t.Fatal("the transfer did not begin")
+	}
+	return i
+}
+
+// isStream matches the zfs send that makes a stream, and no estimate or decoding of a token.
+func isStream(args []string) bool {
+	if len(args) < 2 || args[0] != "zfs" || args[1] != "send" {
+		return false
+	}
+	for _, arg := range args[2:] {
+		if arg == "-nP" || arg == "-nvt" || arg == "-nvP" {
+			return false
+		}
+	}
+	return true
+}
+
+// streamed is how many bytes the sends have made that began after the first.
+func (i *interrupted) streamedAgain() int64 {
+	var sum int64
+	first := true
+	for _, record := range i.alpha.Commands() {
+		if !isStream(record.Args()) {
+			continue
+		}
+		if !first {
+			sum += record.Bytes()
+		}
+		first = false
+	}
+	return sum
+}
+
+// requireResumed requires that the plan ends well, and that less than the whole was sent after the interruption.
+func (i *interrupted) requireResumed() {
+	i.t.Helper()
+	detail := i.Wait(i.plan)
+	i.requireReplicated(detail)
+	again := i.streamedAgain()
+	require.Positive(i.t, again, "something is sent after the interruption")
+	require.LessOrEqual(i.t, again, int64(large-cut/2), "the transfer is resumed, not started again")
+}
+
+func (i *interrupted) requireReplicated(detail fleet.PlanDetail) {
+	i.t.Helper()
+	require.Equal(i.t, protocol.PlanDone, detail.Plan.State, "%s", testfleet.Explain(detail))
+	i.requireEqual([]string{"tank/data"}, "backup/alpha")
+	i.requireAbstractions("tank/data", "backup/alpha", "prod.bravo")
+}
+
+func TestReceivingWorkerKilled(t *testing.T) {
+	t.Parallel()
+	i := interruptTransfer(t)
+	i.receiver.Kill()
+	i.fault.Release()
+	i.StartWorker(i.hostB)
+	i.requireResumed()
+}
+
+func TestSendingWorkerKilled(t *testing.T) {
+	t.Parallel()
+	i := interruptTransfer(t)
+	i.sender.Kill()
+	i.StartWorker(i.hostA)
+	i.requireResumed()
+}
+
+func TestBothWorkersKilled(t *testing.T) {
+	t.Parallel()
+	i := interruptTransfer(t)
+	i.sender.Kill()
+	i.receiver.Kill()
+	i.StartWorker(i.hostA)
+	i.StartWorker(i.hostB)
+	i.requireResumed()
+}
+
+func TestSendingWorkerStoppedGracefully(t *testing.T) {
+	t.Parallel()
+	i := interruptTransfer(t)
+	i.sender.Stop()
+	i.StartWorker(i.hostA)
+	i.requireResumed()
+}
+
+func TestCoordinatorKilledLeavesTheTransferAlone(t *testing.T) {
+	t.Parallel()
+	i := interruptTransfer(t)
+	i.coordinator.Kill()
+	i.fault.Release()
+	i.StartCoordinator()
+	i.requireReplicated(i.Wait(i.plan))
+	require.Zero(t, i.streamedAgain(), "the transfer in flight goes on undisturbed")
+}
+
+func TestServerRestartedLeavesTheTransferAlone(t *testing.T) {
+	t.Parallel()
+	i := interruptTransfer(t)
+	require.NoError(t, i.Server.Restart(t.Context()))
+	i.fault.Release()
+	i.requireReplicated(i.Wait(i.plan))
+	require.Zero(t, i.streamedAgain(), "the transfer in flight goes on undisturbed")
+}
+
+func TestEverythingKilledAtOnce(t *testing.T) {
+	t.Parallel()
+	i := interruptTransfer(t)
+	i.sender.Kill()
+	i.receiver.Kill()
+	i.coordinator.Kill()
+	require.NoError(t, i.Server.Restart(t.Context()))
+	i.startAll()
+	i.requireResumed()
+}
+
+func TestCancelledInTheMiddleAndResumedByTheNextRun(t *testing.T) {
+	t.Parallel()
+	i := interruptTransfer(t)
+	require.NoError(t, i.Client.Cancel(t.Context(), i.plan))
+	detail := i.Wait(i.plan)
+	require.Equal(t, protocol.PlanCancelled, detail.Plan.State, "%s", testfleet.Explain(detail))
+	i.plan = i.Request("prod")
+	i.requireResumed()
+}
