@@ -31,7 +31,6 @@ func needsOf(protection protocol.Protection) needs {
 
 // bookmarking is one bookmark to be made of a version.
 type bookmarking struct {
-	kind   Kind
 	source zfs.Version
 	// name is the bookmark's, without the filesystem.
 	name string
@@ -83,7 +82,7 @@ func protectStep(step SendStep, dataset zfs.Dataset, canClone bool) creation {
 	wanted := func(version zfs.Version) {
 		if !has(kind, version.GUID) {
 			name := BookmarkName(kind, version.GUID, step.JobID)
-			create.bookmark = append(create.bookmark, bookmarking{kind: kind, source: version, name: name})
+			create.bookmark = append(create.bookmark, bookmarking{source: version, name: name})
 		}
 	}
 	switch {
@@ -92,7 +91,15 @@ func protectStep(step SendStep, dataset zfs.Dataset, canClone bool) creation {
 	case step.From.Type == zfs.Snapshot || canClone:
 		wanted(*step.From)
 	default:
-		create.unprotected = !slices.ContainsFunc(ours, func(a Abstraction) bool { return a.GUID == step.From.GUID })
+		// A bookmark that cannot be cloned; its snapshot may still be there.
+		snapshot := slices.IndexFunc(dataset.Versions, func(v zfs.Version) bool {
+			return v.Type == zfs.Snapshot && v.GUID == step.From.GUID
+		})
+		if snapshot >= 0 {
+			wanted(dataset.Versions[snapshot])
+		} else {
+			create.unprotected = !slices.ContainsFunc(ours, func(a Abstraction) bool { return a.GUID == step.From.GUID })
+		}
 	}
 	if want.tentative {
 		wanted(step.To)
