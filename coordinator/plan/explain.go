@@ -75,8 +75,8 @@ func (p *pair) howTheTargetMovedOn(copied protocol.Version, extra []protocol.Ver
 		return fmt.Sprintf("On the target %s is held, as replication holds what it received last, and nothing after it is: so the"+
 			" later ones were most likely taken on %s by something other than replication.", copied.Rel(), p.target.Host)
 	}
-	return fmt.Sprintf("Neither %s nor anything after it is held on the target, so it cannot be told whether the later ones were taken"+
-		" on %s by something other than replication, or were replicated and have been destroyed on the source since, together"+
+	return fmt.Sprintf("Neither %s nor anything after it is held on the target, so it cannot be told whether the later ones"+
+		" were taken on %s by something other than replication, or were replicated and have been destroyed on the source since, together"+
 		" with the cursor bookmark.", copied.Rel(), p.target.Host)
 }
 
@@ -98,10 +98,10 @@ func (p *pair) nothingInCommon() *Conflict {
 			" same snapshot, so the source was most likely destroyed and created anew, or the target is a copy of something"+
 			" else.", same.Rel(), other.GUID, same.GUID)
 	case len(p.sourceVersions) > 0 && p.sourceVersions[0].Creation.After(latest.Creation):
-		fmt.Fprintf(&message, "The source's oldest version is younger than the target's newest: the snapshots that both had were"+
+		message.WriteString("The source's oldest version is younger than the target's newest: the snapshots that both had were" +
 			" most likely destroyed on the source, together with the cursor bookmark, or the source was created anew.")
 	case len(p.sourceVersions) > 0 && oldest.Creation.After(p.sourceVersions[len(p.sourceVersions)-1].Creation):
-		fmt.Fprintf(&message, "The target's oldest snapshot is younger than all that the source has: it was most likely never"+
+		message.WriteString("The target's oldest snapshot is younger than all that the source has: it was most likely never" +
 			" received from there.")
 	default:
 		message.WriteString("Either the target was never received from this source, or what they had in common was destroyed.")
@@ -166,8 +166,8 @@ func (p *pair) seedByHand(snapshot protocol.Version) string {
 	var text strings.Builder
 	receive := "zfs recv -u"
 	if p.receiver != nil && p.receiver.Resume != nil {
-		fmt.Fprintf(&text, "To seed the target by hand, first give up the partially received state, on %s:\n    zfs recv -A %s\nand then, on"+
-			" %s:\n", p.target.Host, quote(p.targetFilesystem), p.job.Source.Host)
+		fmt.Fprintf(&text, "To seed the target by hand, first give up the partially received state, on %s:\n    zfs recv -A %s\n"+
+			"and then, on %s:\n", p.target.Host, quote(p.targetFilesystem), p.job.Source.Host)
 	} else {
 		fmt.Fprintf(&text, "To seed the target by hand, on %s:\n", p.job.Source.Host)
 	}
@@ -183,8 +183,8 @@ func (p *pair) seedByHand(snapshot protocol.Version) string {
 func (p *pair) snapshotNameTaken(taken, by protocol.Version) *Conflict {
 	return &Conflict{
 		Kind: KindSnapshotNameTaken,
-		Message: fmt.Sprintf("%s has %s, which is to be sent; but %s has another snapshot of that name: %s. Snapshots are received under"+
-			" the name that they have on the source, and a name can be used once. Most likely the source renames its snapshots,"+
+		Message: fmt.Sprintf("%s has %s, which is to be sent; but %s has another snapshot of that name: %s. Snapshots are"+
+			" received under the name that they have on the source, and a name can be used once. Most likely the source renames its snapshots,"+
 			" or the name was used again after its first snapshot had been replicated and destroyed on the source.",
 			p.here(), describe(taken), p.there(), describe(by)),
 		Remedy: fmt.Sprintf("To rename the target's, on %s:\n    zfs rename %s %s\nor, if it is not needed, destroy it there:\n%s",

@@ -39,6 +39,7 @@ func TestExplanations(t *testing.T) {
 		{name: "initial_forbidden_partial", source: "@a", receiver: "empty", partial: "a", initial: protocol.InitialFail},
 		{name: "receiver_ahead_of_bookmark", source: "#b", receiver: "@a @b! @c"},
 		{name: "snapshot_name_taken", source: "@b @hourly=c", receiver: "@hourly=a @b"},
+		{name: "snapshot_name_taken_twice", source: "@b @x=c @y=d", receiver: "@x=a @y=A @b"},
 		{name: "nothing_to_send", source: "#a", receiver: "-"},
 		{name: "nothing_wanted", source: "@A @B", receiver: "-", include: onlySmall},
 		{name: "source_is_placeholder", source: "placeholder", receiver: "-"},
@@ -89,6 +90,19 @@ func requireGolden(t *testing.T, file, got string) {
 	want, err := os.ReadFile(file) //nolint:gosec // the files are this test's own
 	require.NoError(t, err)
 	require.Equal(t, string(want), got, "the text of %s has changed", file)
+}
+
+// TestDocumentationHasEveryConflict checks that what a conflict calls itself can be looked up.
+func TestDocumentationHasEveryConflict(t *testing.T) {
+	t.Parallel()
+	documentation, err := os.ReadFile(filepath.Join("..", "..", "docs", "planning.md"))
+	require.NoError(t, err)
+	for _, kind := range []plan.ConflictKind{
+		plan.KindDiverged, plan.KindReceiverAhead, plan.KindNoCommonVersion, plan.KindNameTaken, plan.KindSnapshotNameTaken,
+		plan.KindSourceGone, plan.KindInitialForbidden, plan.KindRootMissing, plan.KindInvalidJob,
+	} {
+		require.Contains(t, string(documentation), "\n### "+string(kind)+"\n")
+	}
 }
 
 // TestConflictSaysWhichVersionsMatter checks the fields that programs read.

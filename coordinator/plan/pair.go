@@ -161,9 +161,10 @@ func (p *pair) step(from *protocol.Version, to protocol.Version) protocol.Step {
 }
 
 // hasPartial tells whether the target has a partial state of the send from the version of the given guid (0 for a full
-// send) to the snapshot. An increment's partial state is of use only where the target has what it increments.
+// send) to the snapshot. An increment's partial state is of use only where the target has what it increments. A token that
+// could not be read has no guids, and so is of no send.
 func (p *pair) hasPartial(from uint64, to protocol.Version) bool {
-	if p.receiver == nil || p.receiver.Resume == nil || p.receiver.Resume.Unreadable != "" {
+	if p.receiver == nil || p.receiver.Resume == nil {
 		return false
 	}
 	if from != 0 && len(p.receiverSnapshots) == 0 {

@@ -95,6 +95,10 @@ func TestPair(t *testing.T) {
 			{name: "the first wanted one", source: "@a @A @b @c", receiver: "@a", partial: "a>b", include: onlySmall, want: "resume @a → @b; @b → @c"},
 			{name: "not the next one", source: "@a @b @c", receiver: "@a", partial: "a>c", want: "@a → @c (+1)"},
 			{name: "not from where the target is", source: "@a @b @c", receiver: "@a", partial: "b>c", want: "@a → @c (+1)"},
+			{
+				name: "a later step's", source: "#a @b @B @c", receiver: "@a", partial: "b>c", include: onlySmall,
+				want: "#a → @b; @b → @c",
+			},
 			{name: "to one that is unwanted", source: "@a @A @b", receiver: "@a", partial: "a>A", include: onlySmall, want: "@a → @b"},
 			{name: "to one that is gone", source: "@a @c", receiver: "@a", partial: "a>b", want: "@a → @c"},
 			{name: "of a full send", source: "@a @b", receiver: "@a", partial: "b", want: "@a → @b"},

@@ -46,7 +46,8 @@ func drawSituation(t *rapid.T) situation {
 	history := drawHistory(t)
 	s.source = protocol.Dataset{Name: "tank/data", GUID: 1}
 	for i, snapshot := range history {
-		switch rapid.SampledFrom([]string{"there", "there", "there", "bookmarked", "bookmark only", "gone"}).Draw(t, fmt.Sprint("source ", i)) {
+		fates := []string{"there", "there", "there", "bookmarked", "bookmark only", "gone"}
+		switch rapid.SampledFrom(fates).Draw(t, fmt.Sprint("source ", i)) {
 		case "there":
 			s.source.Versions = append(s.source.Versions, snapshot)
 		case "bookmarked":
