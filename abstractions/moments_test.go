@@ -361,3 +361,20 @@ func TestManyHeldSnapshots(t *testing.T) {
 	require.ElementsMatch(t, []string{cursorOf(b, job)}, h.keptBy(job))
 	require.Equal(t, others, h.keptByOthers(job))
 }
+
+// The work item of a step may be delivered again when the next step is already on its way.
+func TestLateDuplicateLeavesTheNextStepAlone(t *testing.T) {
+	t.Parallel()
+	for _, protection := range protections()[:2] {
+		h := newHost(t)
+		a, b, c := h.snapshot("a"), h.snapshot("b"), h.snapshot("c")
+		h.zfs("bookmark", filesystem+"@b", filesystem+cursorOf(b, job))
+		require.NoError(t, h.manager.BeforeSend(t.Context(), h.step(protection, &b, c)))
+		protectsC := map[protocol.Protection]string{
+			protocol.GuaranteeResumability: stepHold(c, job),
+			protocol.GuaranteeIncremental:  tentativeOf(c, job),
+		}[protection]
+		require.NoError(t, h.manager.BeforeSend(t.Context(), h.step(protection, &a, b)))
+		require.Contains(t, h.kept(), protectsC, "the receiver may have c, although it was not confirmed yet")
+	}
+}

@@ -1,0 +1,155 @@
+// What steps cost, counted in commands.
+
+package abstractions_test
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/zfleet/zfleet/abstractions"
+	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/zfs"
+	"github.com/zfleet/zfleet/zfs/zfsfake"
+)
+
+func TestCommandsOfOneStep(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		protection protocol.Protection
+		sender     []string
+		receiver   []string
+	}{
+		{
+			protection: protocol.GuaranteeResumability,
+			sender:     []string{"hold", "bookmark", "release", "destroy"},
+			receiver:   []string{"hold", "release"},
+		},
+		{
+			protection: protocol.GuaranteeIncremental,
+			sender:     []string{"bookmark", "bookmark", "bookmark", "destroy", "destroy", "destroy"},
+			receiver:   []string{"hold", "release"},
+		},
+		{protection: protocol.GuaranteeNothing},
+	} {
+		t.Run(string(test.protection), func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			from := h.snapshot("s0")
+			h.zfs("hold", "keep", filesystem+"@s0") // an operator's hold costs one command, once
+			for i := range 4 {
+				to := h.snapshot(fmt.Sprintf("s%d", i+1))
+				step := h.step(test.protection, &from, to)
+				h.fake.ResetCommands()
+				require.NoError(t, h.manager.BeforeSend(t.Context(), step))
+				_, err := h.manager.AfterConfirmation(t.Context(), step)
+				require.NoError(t, err)
+				if i > 1 {
+					require.ElementsMatch(t, test.sender, verbs(h.commands()), "in steady state: %v", h.commands())
+				}
+				from = to
+			}
+
+			h = newHost(t)
+			for i := range 3 {
+				before := h.listing()
+				to := h.snapshot(fmt.Sprintf("s%d", i))
+				h.fake.ResetCommands()
+				require.NoError(t, h.manager.AfterReceive(t.Context(), abstractions.ReceiveStep{
+					Filesystem: filesystem, JobID: job, Protection: test.protection, To: to, Dataset: before,
+				}))
+				if i > 0 {
+					require.Equal(t, test.receiver, verbs(h.commands()), "in steady state")
+				}
+			}
+		})
+	}
+}
+
+func verbs(commands []string) []string {
+	var verbs []string
+	for _, command := range commands {
+		verbs = append(verbs, strings.Fields(command)[1])
+	}
+	return verbs
+}
+
+// Twenty filesystems replicated at the same time share the commands for holds.
+func TestCommandsOfConcurrentSteps(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const filesystems = 20
+		fake := zfsfake.New()
+		fake.CreatePool("tank")
+		system := zfs.New(fake)
+		manager := abstractions.New(system, abstractions.Options{Logger: slog.New(slog.DiscardHandler)})
+		run := func(args ...string) {
+			result, err := fake.Run(t.Context(), zfs.Command{Args: args})
+			require.NoError(t, err)
+			require.Zero(t, result.ExitCode)
+		}
+		var steps []abstractions.SendStep
+		for i := range filesystems {
+			name := fmt.Sprintf("tank/fs%d", i)
+			run("zfs", "create", name)
+			for _, snapshot := range []string{"@a", "@b"} {
+				run("zfs", "snapshot", name+snapshot)
+			}
+			dataset, err := system.Get(t.Context(), name)
+			require.NoError(t, err)
+			from, to := dataset.Versions[0], dataset.Versions[1]
+			run("zfs", "bookmark", name+"@a", name+cursorOf(from, job))
+			dataset, err = system.Get(t.Context(), name)
+			require.NoError(t, err)
+			steps = append(steps, abstractions.SendStep{
+				Filesystem: name, JobID: job, Protection: protocol.GuaranteeResumability, From: &from, To: to, Dataset: &dataset,
+			})
+		}
+		fake.ResetCommands()
+		all := func(moment func(abstractions.SendStep) error) {
+			var group sync.WaitGroup
+			for _, step := range steps {
+				group.Go(func() { require.NoError(t, moment(step)) })
+			}
+			group.Wait()
+		}
+		all(func(step abstractions.SendStep) error { return manager.BeforeSend(t.Context(), step) })
+		all(func(step abstractions.SendStep) error {
+			_, err := manager.AfterConfirmation(t.Context(), step)
+			return err
+		})
+		all(func(step abstractions.SendStep) error { // the same pool stands in for the receiver's
+			return manager.AfterReceive(t.Context(), abstractions.ReceiveStep{
+				Filesystem: step.Filesystem, JobID: job, Protection: step.Protection, To: *step.From, Dataset: step.Dataset,
+			})
+		})
+		all(func(step abstractions.SendStep) error {
+			dataset, err := system.Get(t.Context(), step.Filesystem)
+			if err != nil {
+				return err
+			}
+			return manager.AfterReceive(t.Context(), abstractions.ReceiveStep{
+				Filesystem: step.Filesystem, JobID: job, Protection: step.Protection, To: step.To, Dataset: &dataset,
+			})
+		})
+
+		require.Equal(t, 3, fake.Count(zfsfake.Command("zfs", "hold")))
+		require.Equal(t, 2, fake.Count(zfsfake.Command("zfs", "release")))
+		require.Equal(t, filesystems, fake.Count(zfsfake.Command("zfs", "bookmark")))
+		require.Equal(t, filesystems, fake.Count(zfsfake.Command("zfs", "destroy")))
+		for _, step := range steps {
+			versions, err := fake.Versions(step.Filesystem)
+			require.NoError(t, err)
+			require.Len(t, versions, 3, "two snapshots and one cursor: %v", versions)
+			require.Equal(t, cursorOf(step.To, job), "#"+versions[1].Name)
+			require.Empty(t, versions[0].Holds)
+			require.Equal(t, []string{abstractions.HoldTag(abstractions.LastReceivedHold, job)}, versions[2].Holds)
+		}
+		manager.Close()
+	})
+}

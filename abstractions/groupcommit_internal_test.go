@@ -1,0 +1,139 @@
+package abstractions
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+var testKey = commitKey{"hold", "tank", "t"}
+
+func TestGroupCommitAttributesFailures(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &committer{window: time.Millisecond}
+		errBad := errors.New("bad")
+		var commands [][]string
+		command := func(_ context.Context, names []string) error {
+			commands = append(commands, slices.Sorted(slices.Values(names)))
+			if slices.Contains(names, "bad") {
+				return errBad
+			}
+			return nil
+		}
+		var group sync.WaitGroup
+		for _, names := range [][]string{{"a", "b"}, {"bad"}, {"b", "c"}} {
+			group.Go(func() {
+				err := c.do(t.Context(), testKey, names, command)
+				if slices.Contains(names, "bad") {
+					require.ErrorIs(t, err, errBad)
+				} else {
+					require.NoError(t, err)
+				}
+			})
+		}
+		group.Wait()
+		c.wait()
+		require.Len(t, commands, 4)
+		require.Equal(t, []string{"a", "b", "bad", "c"}, commands[0])
+		require.ElementsMatch(t, [][]string{{"a", "b"}, {"bad"}, {"b", "c"}}, commands[1:])
+		require.Empty(t, c.open)
+		require.Empty(t, c.last)
+	})
+}
+
+func TestGroupCommitGathersWhileACommandRuns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &committer{window: time.Millisecond}
+		var commands [][]string
+		command := func(_ context.Context, names []string) error {
+			commands = append(commands, slices.Sorted(slices.Values(names)))
+			time.Sleep(time.Second)
+			return nil
+		}
+		var group sync.WaitGroup
+		for i, name := range []string{"a", "b", "c", "d"} {
+			group.Go(func() {
+				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
+				require.NoError(t, c.do(t.Context(), testKey, []string{name}, command))
+			})
+		}
+		other := commitKey{"release", "tank", "t"}
+		group.Go(func() {
+			start := time.Now()
+			require.NoError(t, c.do(t.Context(), other, []string{"z"}, func(context.Context, []string) error { return nil }))
+			require.Equal(t, time.Millisecond, time.Since(start), "other commands do not wait")
+		})
+		group.Wait()
+		require.Equal(t, [][]string{{"a"}, {"b", "c", "d"}}, commands)
+		c.wait()
+	})
+}
+
+func TestGroupCommitBoundsBatches(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &committer{window: time.Millisecond}
+		var sizes []int
+		var group sync.WaitGroup
+		for i := range 3 {
+			group.Go(func() {
+				names := make([]string, maxBatchNames/2+1)
+				for j := range names {
+					names[j] = string(rune('a'+i)) + string(rune('A'+j))
+				}
+				require.NoError(t, c.do(t.Context(), testKey, names, func(_ context.Context, names []string) error {
+					sizes = append(sizes, len(names))
+					return nil
+				}))
+			})
+		}
+		group.Wait()
+		require.Equal(t, []int{maxBatchNames/2 + 1, maxBatchNames/2 + 1, maxBatchNames/2 + 1}, sizes)
+		c.wait()
+		require.Empty(t, c.last)
+	})
+}
+
+func TestGroupCommitEndsWhenNobodyWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &committer{window: time.Millisecond}
+		ended := false
+		hang := func(ctx context.Context, names []string) error {
+			require.Equal(t, []string{"a", "b"}, slices.Sorted(slices.Values(names)))
+			<-ctx.Done()
+			ended = true
+			return ctx.Err()
+		}
+		first, cancelFirst := context.WithCancel(t.Context())
+		second, cancelSecond := context.WithCancel(t.Context())
+		left, cancelLeft := context.WithCancel(t.Context())
+		cancelLeft()
+		results := make(chan error, 3)
+		go func() { results <- c.do(first, testKey, []string{"a"}, hang) }()
+		go func() { results <- c.do(second, testKey, []string{"b"}, hang) }()
+		synctest.Wait()
+		require.ErrorIs(t, c.do(left, testKey, []string{"c"}, hang), context.Canceled)
+		time.Sleep(time.Second)
+
+		cancelFirst()
+		require.ErrorIs(t, <-results, context.Canceled, "a caller that gives up does not wait")
+		synctest.Wait()
+		require.False(t, ended, "the command goes on for the other")
+		cancelSecond()
+		require.ErrorIs(t, <-results, context.Canceled)
+		c.wait()
+		require.True(t, ended)
+		require.NoError(t, c.do(t.Context(), testKey, []string{"d"}, func(context.Context, []string) error { return nil }),
+			"the next one starts anew")
+		c.wait()
+	})
+}
