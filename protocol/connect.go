@@ -76,17 +76,13 @@ func Connect(ctx context.Context, options ConnectOptions) (*nats.Conn, error) {
 	connection, err := backoff.Retry(ctx, func() (*nats.Conn, error) {
 		connection, err := options.connectOnce()
 		if err != nil && hopeless(err) {
-			return nil, backoff.Permanent(err)
+			return nil, backoff.Permanent(Failf(Permanent, "%w", err))
 		}
 		return connection, err
 	}, backoff.WithBackOff(delays), backoff.WithMaxElapsedTime(wait), backoff.WithNotify(func(err error, next time.Duration) {
 		options.Logger.WarnContext(ctx, "NATS cannot be reached yet", "error", err, "next_try", next)
 	}))
 	if err != nil {
-		var permanent *backoff.PermanentError
-		if errors.As(err, &permanent) {
-			return nil, Failf(Permanent, "connecting to %s: %w", options.where(), permanent.Unwrap())
-		}
 		return nil, AsFailure(fmt.Errorf("connecting to %s: %w", options.where(), err), Transient)
 	}
 	if err := checkServer(ctx, connection); err != nil {
@@ -137,7 +133,7 @@ func (o ConnectOptions) connectOnce() (*nats.Conn, error) {
 	if o.NKey != "" {
 		option, err := nats.NkeyOptionFromSeed(o.NKey)
 		if err != nil {
-			return nil, backoff.Permanent(fmt.Errorf("NKey seed file %s: %w", o.NKey, err))
+			return nil, Failf(Permanent, "NKey seed file %s: %w", o.NKey, err)
 		}
 		settings = append(settings, option)
 	}
@@ -150,20 +146,25 @@ func (o ConnectOptions) connectOnce() (*nats.Conn, error) {
 	if o.URL != "" && o.Context == "" {
 		return nats.Connect(o.URL, settings...)
 	}
-	if o.URL != "" {
-		settings = append(settings, func(opts *nats.Options) error {
-			opts.Url, opts.Servers = o.URL, nil
-			return nil
-		})
-	}
+	loaded := false
+	settings = append(settings, func(opts *nats.Options) error {
+		loaded = true
+		if o.URL != "" {
+			opts.Servers = strings.Split(o.URL, ",")
+		}
+		return nil
+	})
 	connection, context, err := natscontext.Connect(o.Context, settings...)
+	if err != nil && !loaded {
+		return nil, Failf(Permanent, "loading the context: %w", err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	if context.JSDomain != "" || context.JSAPIPrefix != "" {
 		connection.Close()
-		return nil, backoff.Permanent(fmt.Errorf("the context sets a JetStream domain or API prefix (%s%s), which zctl does not"+
-			" use: connect to a server of that domain", context.JSDomain, context.JSAPIPrefix))
+		return nil, Failf(Permanent, "the context sets a JetStream domain or API prefix (%s%s), which zctl does not use:"+
+			" connect to a server of that domain", context.JSDomain, context.JSAPIPrefix)
 	}
 	return connection, nil
 }
@@ -205,13 +206,12 @@ func (o ConnectOptions) settings() []nats.Option {
 
 // hopeless tells whether trying again cannot help until somebody changes something.
 func hopeless(err error) bool {
-	var permanent *backoff.PermanentError
 	var path *fs.PathError
 	var authority x509.UnknownAuthorityError
 	var hostname x509.HostnameError
-	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) ||
+	return KindOf(err, Transient) == Permanent || errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) ||
 		errors.Is(err, nats.ErrSecureConnRequired) || errors.Is(err, nats.ErrSecureConnWanted) ||
-		errors.As(err, &permanent) || errors.As(err, &path) || errors.As(err, &authority) || errors.As(err, &hostname)
+		errors.As(err, &path) || errors.As(err, &authority) || errors.As(err, &hostname)
 }
 
 // checkServer tells whether the server can carry the fleet.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,7 +64,7 @@ var ErrRevision = errors.New("somebody else has changed the key")
 
 // MissingResources says that the fleet's streams or buckets are not there.
 type MissingResources struct {
-	// Names are the missing streams and buckets.
+	// Names are the missing streams and buckets, in order.
 	Names []string
 }
 
@@ -246,6 +247,7 @@ func OpenResources(ctx context.Context, js jetstream.JetStream) (*Resources, err
 		}
 	}
 	if len(missing.Names) > 0 {
+		slices.Sort(missing.Names)
 		return nil, missing
 	}
 	return resources, nil
