@@ -387,7 +387,7 @@ func (l *leader) tidy(ctx context.Context, job string) error {
 	if err != nil {
 		return fmt.Errorf("list the plans: %w", err)
 	}
-	var ended []protocol.PlanID
+	var ended []protocol.Plan
 	var heads []string
 	for key := range lister.Keys() {
 		heads = append(heads, key)
@@ -399,15 +399,15 @@ func (l *leader) tidy(ctx context.Context, job string) error {
 		}
 		var head protocol.Plan
 		if protocol.DecodeValue(entry.Value(), &head) == nil && head.Job == job && head.State.Final() {
-			ended = append(ended, head.ID)
+			ended = append(ended, head)
 		}
 	}
-	slices.Sort(ended)
+	slices.SortFunc(ended, func(a, b protocol.Plan) int { return a.Finished.Compare(b.Finished) })
 	if len(ended) <= l.coordinator.config.KeepPlans {
 		return nil
 	}
-	for _, id := range ended[:len(ended)-l.coordinator.config.KeepPlans] {
-		if err := l.remove(ctx, id); err != nil {
+	for _, old := range ended[:len(ended)-l.coordinator.config.KeepPlans] {
+		if err := l.remove(ctx, old.ID); err != nil {
 			return err
 		}
 	}

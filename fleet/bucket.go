@@ -4,6 +4,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -87,10 +88,25 @@ func (w *bucketWatch) stop() {
 	}
 }
 
+// errIncomplete says that a watcher stopped giving values before it had given all.
+var errIncomplete = errors.New("the listing stopped short")
+
 // collect gives the present values of the keys that match, by key; deleted keys are left out.
+//
+// A watcher tells that it has given everything by counting; when the leader purges an old plan in that moment, the count is
+// never reached. The listing is then begun again.
 func (c *Client) collect(ctx context.Context, bucket jetstream.KeyValue, keys ...string) (map[string][]byte, error) {
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
+	for {
+		values, err := c.collectOnce(ctx, bucket, keys...)
+		if !errors.Is(err, errIncomplete) {
+			return values, err
+		}
+	}
+}
+
+func (c *Client) collectOnce(ctx context.Context, bucket jetstream.KeyValue, keys ...string) (map[string][]byte, error) {
 	watch, err := watchBucket(ctx, c.timeout, bucket, keys...)
 	if err != nil {
 		return nil, err
@@ -110,6 +126,8 @@ func (c *Client) collect(ctx context.Context, bucket jetstream.KeyValue, keys ..
 			default:
 				delete(values, entry.Key())
 			}
+		case <-time.After(c.timeout / 5):
+			return nil, errIncomplete
 		case <-ctx.Done():
 			return nil, fmt.Errorf("read bucket %s: %w", bucket.Bucket(), ctx.Err())
 		}

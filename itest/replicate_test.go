@@ -3,6 +3,7 @@
 package itest_test
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -115,32 +116,41 @@ func guids(versions []zfsfake.Version) []uint64 {
 	return all
 }
 
-// requireAbstractions requires exactly one cursor, for the newest snapshot, on the source, and one last-received hold, on
-// the newest snapshot, on the target, for each of the JobIDs, and nothing else.
-func (p *pair) requireAbstractions(name, root string, ids ...protocol.JobID) {
+// requireAbstractions requires exactly one cursor on the source and one last-received hold on the target, of the JobID, for
+// the newest snapshot, and nothing else.
+func (p *pair) requireAbstractions(name, root string, id protocol.JobID) {
 	p.t.Helper()
-	var cursors, bookmarks []string
-	source, err := p.alpha.Versions(name)
+	p.requireCursors(name, id)
+	p.requireLastReceived(name, root, id)
+}
+
+// requireCursors requires that the source has a cursor of each JobID for the newest snapshot, no other bookmark, and no hold.
+func (p *pair) requireCursors(name string, ids ...protocol.JobID) {
+	p.t.Helper()
+	versions, err := p.alpha.Versions(name)
 	require.NoError(p.t, err)
-	newest := slices.MaxFunc(source, func(a, b zfsfake.Version) int { return int(a.CreateTXG) - int(b.CreateTXG) })
+	newest := slices.MaxFunc(versions, func(a, b zfsfake.Version) int { return cmp.Compare(a.CreateTXG, b.CreateTXG) })
+	var cursors, bookmarks []string
 	for _, id := range ids {
 		cursors = append(cursors, fmt.Sprintf("zrepl_CURSOR_G_%016x_J_%s", newest.GUID, id))
 	}
-	for _, v := range source {
+	for _, v := range versions {
 		require.Empty(p.t, v.Holds, "holds on %s@%s", name, v.Name)
 		if v.Type == "bookmark" {
 			bookmarks = append(bookmarks, v.Name)
 		}
 	}
 	require.ElementsMatch(p.t, cursors, bookmarks, "bookmarks of %s", name)
+}
 
-	target := snapshotsOf(p.t, p.bravo, root+"/"+name)
-	for i, v := range target {
+// requireLastReceived requires a last-received hold of the JobID on the target's newest snapshot, and no other hold.
+func (p *pair) requireLastReceived(name, root string, id protocol.JobID) {
+	p.t.Helper()
+	versions := snapshotsOf(p.t, p.bravo, root+"/"+name)
+	for i, v := range versions {
 		var holds []string
-		if i == len(target)-1 {
-			for _, id := range ids {
-				holds = append(holds, "zrepl_last_received_J_"+string(id))
-			}
+		if i == len(versions)-1 {
+			holds = []string{"zrepl_last_received_J_" + string(id)}
 		}
 		require.ElementsMatch(p.t, holds, v.Holds, "holds on %s/%s@%s", root, name, v.Name)
 	}

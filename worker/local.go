@@ -33,6 +33,9 @@ func (c *claim) sendLocally(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := c.makeRoom(ctx, r); err != nil {
+		return err
+	}
 	c.estimate(ctx, s)
 	if err := c.worker.keeper.BeforeSend(ctx, s.step); err != nil {
 		return err

@@ -28,10 +28,12 @@ type receiving struct {
 	resumeToken string
 	// placeholder says that the filesystem was one.
 	placeholder bool
+	// missing says that there is no such filesystem yet, so that its ancestors may have to be created.
+	missing bool
 }
 
-// prepareReceive compares the step with this host's policy and pool, and makes room: it abandons a partial state that is of
-// no use, and creates missing ancestors as placeholders.
+// prepareReceive compares the step with this host's policy and pool. It abandons a partial state that is of no use, and
+// otherwise changes nothing: the sender may refuse the step yet.
 func (c *claim) prepareReceive(ctx context.Context) (*receiving, error) {
 	w, target := c.worker, c.item.Step.TargetFilesystem
 	if err := w.config.Policy.allowRecv(w.config.Host, c.item.Job, c.item.TargetRoot, target); err != nil {
@@ -43,7 +45,8 @@ func (c *claim) prepareReceive(ctx context.Context) (*receiving, error) {
 	}}
 	dataset, err := w.config.ZFS.Get(ctx, target)
 	if errors.Is(err, zfs.ErrDatasetDoesNotExist) {
-		return r, c.createAncestors(ctx)
+		r.missing = true
+		return r, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("look at %s: %w", target, err)
@@ -85,8 +88,11 @@ func (c *claim) usableToken(ctx context.Context, dataset zfs.Dataset) (string, e
 	return "", c.worker.config.ZFS.AbortRecv(ctx, dataset.Name)
 }
 
-// createAncestors creates what is missing between the target's root, which must exist, and the step's filesystem.
-func (c *claim) createAncestors(ctx context.Context) error {
+// makeRoom creates what is missing between the target's root, which must exist, and the step's filesystem.
+func (c *claim) makeRoom(ctx context.Context, r *receiving) error {
+	if !r.missing {
+		return nil
+	}
 	root := c.item.TargetRoot
 	var missing []string
 	var above zfs.Dataset
@@ -206,7 +212,9 @@ func (c *claim) receiveFrom(ctx context.Context, r *receiving, connection *tcp.I
 	case header.RefusedToken != "":
 		err = c.abandonRefused(ctx, header)
 	default:
-		bytes, err = c.copyToPool(ctx, r, connection)
+		if err = c.makeRoom(ctx, r); err == nil {
+			bytes, err = c.copyToPool(ctx, r, connection)
+		}
 		if err == nil {
 			to, err = c.settleReceive(ctx, r)
 		}

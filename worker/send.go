@@ -97,7 +97,9 @@ func (c *claim) sendArgs(s *sending, token string) zfs.SendArgs {
 // tokenRefused says that the receiver's resume token is of another send than this step's.
 type tokenRefused struct{ reason error }
 
-func (t *tokenRefused) Error() string { return "the receiver's resume token is refused: " + t.reason.Error() }
+func (t *tokenRefused) Error() string {
+	return "the receiver's resume token is refused: " + t.reason.Error()
+}
 
 func (t *tokenRefused) Unwrap() error { return t.reason }
 
