@@ -109,7 +109,7 @@ func (d *dialer) dial(ctx context.Context) (*Outgoing, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, errors.Join(append(failed, context.Cause(ctx))...)
+			return nil, ended(ctx, failed)
 		case <-following:
 			address := addresses[next]
 			next, pending = next+1, pending+1
@@ -132,7 +132,18 @@ func (d *dialer) dial(ctx context.Context) (*Outgoing, error) {
 			timer.Reset(0)
 		}
 	}
+	if ctx.Err() != nil {
+		return nil, ended(ctx, failed)
+	}
 	return nil, joined(failed)
+}
+
+// ended is the end of ctx, with what had failed before.
+func ended(ctx context.Context, failed []error) error {
+	if len(failed) == 0 {
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("%w (%s)", context.Cause(ctx), joined(failed).Error())
 }
 
 // joined is all errors in one line. Among failures, one that is not transient decides the kind.

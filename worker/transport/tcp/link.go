@@ -18,7 +18,7 @@ const (
 	// minStall is the least stall time: below it, scheduling alone would look like a dead peer.
 	minStall = 10 * time.Millisecond
 	// lastWords bounds how long a side that gives up tries to tell the peer why, and how long one that has said its last
-	// waits for the peer to have read it.
+	// waits for the peer to have read it. Where the stall time is less, it is that.
 	lastWords = 5 * time.Second
 )
 
@@ -32,6 +32,7 @@ type link struct {
 	writing sync.Mutex
 	broken  bool // a frame was written in part, so that no other can follow; guarded by writing
 
+	lastWords time.Duration
 	stopAlive context.CancelFunc // nil before keepAlive
 	alive     sync.WaitGroup
 
@@ -39,10 +40,10 @@ type link struct {
 	closeErr error
 }
 
-// newLink takes over a connection after its TLS handshake; config is nil without TLS.
+// newLink takes over a connection after its TLS handshake, if there is one.
 func newLink(s *socket, conn net.Conn) *link {
 	_, s.coalesce = conn.(*tls.Conn)
-	return &link{socket: s, conn: conn}
+	return &link{socket: s, conn: conn, lastWords: lastWords}
 }
 
 // Read reads from the connection as the socket does.
@@ -75,6 +76,7 @@ func (l *link) writeLocked(frames []byte) error {
 func (l *link) keepAlive(sign frameType, stall time.Duration) {
 	ctx, cancel := context.WithCancel(context.Background())
 	l.stopAlive = cancel
+	l.lastWords = min(lastWords, stall)
 	whole := frame(sign, nil)
 	l.alive.Go(func() {
 		ticker := time.NewTicker(stall / 3)
@@ -139,7 +141,7 @@ func (l *link) closeWrite() {
 func (l *link) drain(ctx context.Context) {
 	l.socket.stopReading(net.ErrClosed)
 	below := l.socket.Conn
-	if err := below.SetReadDeadline(time.Now().Add(lastWords)); err != nil {
+	if err := below.SetReadDeadline(time.Now().Add(l.lastWords)); err != nil {
 		return
 	}
 	stop := context.AfterFunc(ctx, func() { _ = below.SetReadDeadline(aLongTimeAgo) })
@@ -153,7 +155,8 @@ func (l *link) close() error {
 		if l.stopAlive != nil {
 			l.stopAlive()
 		}
-		l.closeErr = l.conn.Close()
+		// TLS's own goodbye is not needed: what the peer has to know was said in frames.
+		l.closeErr = l.socket.Close()
 		l.alive.Wait()
 	})
 	return l.closeErr

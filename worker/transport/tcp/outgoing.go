@@ -163,7 +163,7 @@ func (o *Outgoing) Abort(ctx context.Context, failure *protocol.Failure) {
 // awaitLast waits for the receiver's last words or its close, for a bounded time.
 func (o *Outgoing) awaitLast(ctx context.Context) {
 	// A copy that was cancelled has told the receiver so, and leaves it the time to hear it.
-	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.link.lastWords)
 	defer cancel()
 	select {
 	case <-o.stopped:
@@ -176,7 +176,7 @@ func (o *Outgoing) awaitLast(ctx context.Context) {
 func (o *Outgoing) abort(failure *protocol.Failure) bool {
 	o.link.socket.stopWriting()
 	o.link.endAlive()
-	o.link.socket.allowWriting(lastWords)
+	o.link.socket.allowWriting(o.link.lastWords)
 	whole, err := failureFrame(frameAbort, failure)
 	if err != nil || o.link.write(whole) != nil {
 		return false
