@@ -57,14 +57,14 @@ func (s *System) Bookmark(ctx context.Context, source, bookmark string) error {
 	case errors.As(err, &failed) && strings.Contains(failed.Stderr, "bookmark exists"):
 		return s.acceptBookmark(ctx, source, bookmark)
 	}
-	return fmt.Errorf("bookmark %s as %s: %w", source, bookmark, typed(err))
+	return fmt.Errorf("bookmark %s as %s: %w", source, bookmark, err)
 }
 
 // acceptBookmark is for a bookmark that exists already.
 func (s *System) acceptBookmark(ctx context.Context, source, bookmark string) error {
 	output, err := s.output(ctx, "zfs", "get", "-Hp", "-o", "name,value", "guid", source, bookmark)
 	if err != nil {
-		return fmt.Errorf("compare the bookmark %s, which exists, with %s: %w", bookmark, source, typed(err))
+		return fmt.Errorf("compare the bookmark %s, which exists, with %s: %w", bookmark, source, err)
 	}
 	guids, err := parseGUIDs(output)
 	if err != nil {

@@ -54,7 +54,8 @@ func (e *SnapshotHeld) Error() string { return "it is held with " + strings.Join
 // Unwrap gives the failed command.
 func (e *SnapshotHeld) Unwrap() error { return e.Command }
 
-// SnapshotHasClones says that filesystems or volumes were cloned from a snapshot.
+// SnapshotHasClones says that filesystems or volumes were cloned from a snapshot. Partially received state is such a clone
+// of its incremental source, named "<dataset>/%recv".
 type SnapshotHasClones struct {
 	Snapshot string
 	Clones   []string
@@ -63,8 +64,11 @@ type SnapshotHasClones struct {
 
 // Error names the clones.
 func (e *SnapshotHasClones) Error() string {
-	if len(e.Clones) == 0 {
+	switch {
+	case len(e.Clones) == 0:
 		return "it has clones"
+	case len(e.Clones) == 1 && strings.HasSuffix(e.Clones[0], "/%recv"):
+		return "it is the incremental source of partially received state"
 	}
 	return "it has clones: " + strings.Join(e.Clones, ", ")
 }
@@ -203,13 +207,9 @@ func dependents(stderr string) []string {
 	var names []string
 	for line := range strings.Lines(list) {
 		name := strings.TrimSuffix(line, "\n")
-		if strings.ContainsRune(name, '@') {
-			continue // a clone's own snapshots
+		if name != "" && !strings.ContainsRune(name, '@') { // the clones' own snapshots are listed as well
+			names = append(names, name)
 		}
-		if ValidateDataset(name) != nil {
-			break
-		}
-		names = append(names, name)
 	}
 	return names
 }

@@ -128,19 +128,15 @@ func (e *CommandError) missing() []string {
 	return names
 }
 
-// typed puts the reason in front of a command's failure where it is one that every operation can have.
-func (e *CommandError) typed() error {
+// commandFailure is nil, or the error that the result stands for: a *CommandError, behind a *DatasetDoesNotExist where that is
+// the reason.
+func commandFailure(args []string, result Result) error {
+	if result.ExitCode == 0 {
+		return nil
+	}
+	e := &CommandError{Args: args, ExitCode: result.ExitCode, Stderr: string(result.Stderr)}
 	if names := e.missing(); len(names) > 0 {
 		return &DatasetDoesNotExist{Dataset: names[0], Command: e}
 	}
 	return e
-}
-
-// typed does the same for an error that may be a CommandError.
-func typed(err error) error {
-	var failed *CommandError
-	if errors.As(err, &failed) {
-		return failed.typed()
-	}
-	return err
 }

@@ -37,7 +37,7 @@ type Features struct {
 	// SavedSend: zfs send -S, of a partially received state (2.0).
 	SavedSend bool
 
-	// HoldsParsable: zfs holds -p prints seconds since the epoch (2.3).
+	// HoldsParsable: zfs holds -p prints seconds since the epoch (2.2).
 	HoldsParsable bool
 }
 
@@ -100,7 +100,7 @@ func parseVersionOutput(output string) (Features, error) {
 	features.BookmarkClone = since(2, 0)
 	features.SavedSend = since(2, 0)
 	features.SnapshotsChanged = since(2, 2)
-	features.HoldsParsable = since(2, 3)
+	features.HoldsParsable = since(2, 2)
 	return features, nil
 }
 

@@ -18,7 +18,7 @@ type Hold struct {
 
 	Tag string
 
-	// Created has whole seconds; whole minutes, in the local time zone, before OpenZFS 2.3.
+	// Created has whole seconds; whole minutes, in the local time zone, before OpenZFS 2.2.
 	Created time.Time
 }
 

@@ -50,7 +50,7 @@ func (s *System) List(ctx context.Context, query ListQuery) ([]Dataset, error) {
 	lines := lineWriter{handle: listing.add}
 	err = s.run(ctx, Command{Args: listing.args(), Stdout: &lines})
 	if err != nil {
-		return nil, fmt.Errorf("list datasets: %w", typed(err))
+		return nil, fmt.Errorf("list datasets: %w", err)
 	}
 	if err := lines.finish("zfs list"); err != nil {
 		return nil, err

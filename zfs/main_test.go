@@ -116,6 +116,9 @@ func (s *script) Run(ctx context.Context, command Command) (Result, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	closeFile(command.Stdin)
+	if file, ok := command.Stdout.(*os.File); ok {
+		defer closeFile(file)
+	}
 	args := strings.Join(command.Args, " ")
 	if args == "zfs version" && (len(s.answers) == 0 || s.answers[0].args != args) {
 		_, err := io.WriteString(command.Stdout, "zfs-2.3.2-2~bpo12+2\nzfs-kmod-2.3.2-2~bpo12+2\n")

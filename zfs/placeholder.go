@@ -54,7 +54,7 @@ func (s *System) CreatePlaceholder(ctx context.Context, dataset string, args Pla
 		parent, _ := parentOf(dataset)
 		err = &DatasetDoesNotExist{Dataset: parent, Command: failed}
 	}
-	return fmt.Errorf("create the placeholder %s: %w", dataset, typed(err))
+	return fmt.Errorf("create the placeholder %s: %w", dataset, err)
 }
 
 // acceptExisting is for a placeholder whose name is taken.
@@ -88,7 +88,7 @@ func (s *System) SetPlaceholder(ctx context.Context, dataset string, on bool) er
 		value = "on"
 	}
 	if err := s.run(ctx, Command{Args: []string{"zfs", "set", placeholderProperty + "=" + value, dataset}}); err != nil {
-		return fmt.Errorf("mark %s as placeholder or not: %w", dataset, typed(err))
+		return fmt.Errorf("mark %s as placeholder or not: %w", dataset, err)
 	}
 	return nil
 }

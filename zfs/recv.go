@@ -36,10 +36,10 @@ type RecvErrorKind string
 
 // Why a receive can fail.
 const (
-	// RecvDestinationModified: the destination was written to since its last snapshot.
+	// RecvDestinationModified: the destination has changed since the incremental source, by later snapshots or by writes.
 	RecvDestinationModified RecvErrorKind = "destination modified"
 
-	// RecvNoSuchSnapshot: the destination's last snapshot is not the incremental source.
+	// RecvNoSuchSnapshot: the destination does not have the incremental source.
 	RecvNoSuchSnapshot RecvErrorKind = "no such snapshot"
 
 	// RecvDestinationMissing: the destination of an increment, or the parent of a new filesystem, does not exist.
@@ -54,10 +54,15 @@ const (
 	// RecvPartialStatePresent: the destination holds partially received state, which must be resumed or abandoned first.
 	RecvPartialStatePresent RecvErrorKind = "partially received state present"
 
-	// RecvChecksumMismatch: the stream was damaged.
+	// RecvResumeMismatch: a resumed stream does not continue where the partially received state ends, because that has
+	// grown or gone since the token was read.
+	RecvResumeMismatch RecvErrorKind = "resume mismatch"
+
+	// RecvChecksumMismatch: the stream was damaged. With Resumable, OpenZFS reports that as RecvInterrupted.
 	RecvChecksumMismatch RecvErrorKind = "checksum mismatch"
 
-	// RecvInterrupted: the stream ended too early. With Resumable, what was received is kept.
+	// RecvInterrupted: the stream ended too early. With Resumable, what was received is kept, and the stream may also have
+	// been damaged: what is kept ends before the damage.
 	RecvInterrupted RecvErrorKind = "interrupted"
 
 	// RecvInvalidStream: what was received is no stream of zfs send.
@@ -127,7 +132,7 @@ func (e *RecvError) Unwrap() []error {
 func (e *RecvError) advice() string {
 	switch e.Kind {
 	case RecvDestinationModified:
-		return fmt.Sprintf("roll %s back to its last snapshot, and set it readonly=on so that nothing writes to it", e.Dataset)
+		return fmt.Sprintf("if its changes can go, roll %s back; set it readonly=on so that nothing writes to it", e.Dataset)
 	case RecvPartialStatePresent:
 		return fmt.Sprintf("resume what was begun, or abandon it with zfs recv -A %s", e.Dataset)
 	case RecvForceIntoEncrypted:
@@ -138,6 +143,8 @@ func (e *RecvError) advice() string {
 		return "upgrade OpenZFS or the pool on the receiver, or send without the feature"
 	case RecvDestinationExists:
 		return fmt.Sprintf("rename or destroy %s, or receive to another name", e.Dataset)
+	case RecvResumeMismatch:
+		return "read the resume token again, and resume from there"
 	case RecvNoSuchSnapshot, RecvDestinationMissing, RecvBusy, RecvChecksumMismatch, RecvInterrupted, RecvInvalidStream,
 		RecvEncryption, RecvOther:
 	}
@@ -255,7 +262,7 @@ var recvTexts = [...]struct {
 	{"destination already exists", RecvDestinationExists},
 	{"cannot overwrite with a ZVOL", RecvDestinationExists},
 	{"Resuming recv on existing dataset without force", RecvDestinationExists},
-	// Before OpenZFS 2.2 one text stands for both; a broken connection is by far the more frequent.
+	// One text for both, with -s; a broken connection is by far the more frequent.
 	{"checksum mismatch or incomplete stream", RecvInterrupted},
 	{"incomplete stream", RecvInterrupted},
 	{"failed to read from stream", RecvInterrupted},
@@ -285,6 +292,10 @@ func classifyRecv(stderr string) (kind RecvErrorKind, token string) {
 		token = match[1]
 	}
 	line := strings.Join(strings.Fields(stderr), " ")
+	// EINVAL has one text for all its causes. dmu_recv.c's recv_resume_check returns it when the state does not fit.
+	if strings.HasPrefix(line, "cannot receive resume stream: kernel modules must be upgraded") {
+		return RecvResumeMismatch, token
+	}
 	for _, known := range recvTexts {
 		if strings.Contains(line, known.text) {
 			return known.kind, token

@@ -30,7 +30,7 @@ type SendFlags struct {
 	Compressed       bool // -c
 	LargeBlocks      bool // -L
 	EmbeddedData     bool // -e
-	Saved            bool // -S: the partially received state of the dataset
+	Saved            bool // -S: the partially received state of the dataset, as it was sent to it (-L, -c and -e do not apply)
 }
 
 // SendArgs ask for a send of one dataset.
@@ -146,7 +146,7 @@ func (s *System) EstimateSend(ctx context.Context, send ValidSend) (uint64, erro
 	}
 	output, err := s.output(ctx, append([]string{"zfs", "send", "-nP"}, send.argv...)...)
 	if err != nil {
-		return 0, fmt.Errorf("estimate the size of the send of %s: %w", send.args.Dataset, typed(err))
+		return 0, fmt.Errorf("estimate the size of the send of %s: %w", send.args.Dataset, err)
 	}
 	return parseEstimate(output)
 }
@@ -167,6 +167,9 @@ func sendOptions(args SendArgs) []string {
 	if args.ResumeToken != "" {
 		return []string{"-t", args.ResumeToken}
 	}
+	if args.Flags.Saved {
+		return []string{"-S", args.Dataset}
+	}
 	var options []string
 	for _, option := range []struct {
 		flag string
@@ -182,9 +185,6 @@ func sendOptions(args SendArgs) []string {
 		if option.set {
 			options = append(options, option.flag)
 		}
-	}
-	if args.Flags.Saved {
-		return append(options, "-S", args.Dataset)
 	}
 	if args.From != nil {
 		increment := "-i"
@@ -249,6 +249,8 @@ func (c *sendCheck) usage() *SendArgsError {
 	case c.token.ToGUID != args.To.GUID:
 		return c.problem(SendVersionReplaced, "its partially received state is of a snapshot with the guid %d, not of %s",
 			c.token.ToGUID, args.To)
+	case c.token.RawOK != args.Flags.Raw:
+		return c.problem(SendEncryption, "its partially received state is raw or not, and the send is the other")
 	}
 	return nil
 }

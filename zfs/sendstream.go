@@ -3,6 +3,7 @@
 package zfs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,9 @@ import (
 type SendStream struct {
 	reader *os.File
 	cancel context.CancelFunc
+
+	// cause says why the caller's context ended, if it has.
+	cause func() error
 
 	// stopWatching ends the watch for the end of the caller's context.
 	stopWatching func() bool
@@ -53,7 +57,10 @@ func startSend(ctx context.Context, runner Runner, args []string) (*SendStream, 
 	}
 	enlargePipe(writer)
 	runContext, cancel := context.WithCancel(ctx)
-	stream := &SendStream{reader: reader, cancel: cancel, ended: make(chan struct{})}
+	stream := &SendStream{
+		reader: reader, cancel: cancel, ended: make(chan struct{}),
+		cause: func() error { return context.Cause(ctx) },
+	}
 	go func() {
 		defer close(stream.ended)
 		result, err := runner.Run(runContext, Command{Args: args, Stdout: writer})
@@ -61,9 +68,7 @@ func startSend(ctx context.Context, runner Runner, args []string) (*SendStream, 
 			stream.failure = fmt.Errorf("%s: %w", summary(args), err)
 			return
 		}
-		if failed := commandFailure(args, result); failed != nil {
-			stream.failure = typed(failed)
-		}
+		stream.failure = commandFailure(args, result)
 	}()
 	// The end of the context kills zfs send by itself, but not one that is blocked on a full pipe: see Close.
 	stream.stopWatching = context.AfterFunc(ctx, func() { closeFile(reader) })
@@ -100,7 +105,7 @@ func (s *SendStream) Read(p []byte) (int, error) {
 	}
 	s.state = sendEnded
 	if s.failure == nil && !errors.Is(err, io.EOF) {
-		s.failure = fmt.Errorf("read the output of zfs send: %w", err)
+		s.failure = fmt.Errorf("read the output of zfs send: %w", cmp.Or(s.cause(), err))
 	}
 	return n, s.end()
 }

@@ -43,7 +43,7 @@ func (s *System) Snapshot(ctx context.Context, names ...string) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("take snapshots: %w", typed(err))
+		return fmt.Errorf("take snapshots: %w", err)
 	}
 	return nil
 }

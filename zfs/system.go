@@ -31,21 +31,13 @@ func (s *System) output(ctx context.Context, args ...string) (string, error) {
 	return stdout.String(), err
 }
 
-// run runs a command; one that failed is a *CommandError.
+// run runs a command; one that failed is a *CommandError, see commandFailure.
 func (s *System) run(ctx context.Context, command Command) error {
 	result, err := s.runner.Run(ctx, command)
 	if err != nil {
 		return fmt.Errorf("%s: %w", summary(command.Args), err)
 	}
 	return commandFailure(command.Args, result)
-}
-
-// commandFailure is nil, or the *CommandError that the result stands for.
-func commandFailure(args []string, result Result) error {
-	if result.ExitCode == 0 {
-		return nil
-	}
-	return &CommandError{Args: args, ExitCode: result.ExitCode, Stderr: string(result.Stderr)}
 }
 
 // boundedBuffer collects output and refuses more than its limit.
