@@ -55,9 +55,11 @@ func (r *runner) planTasks(ctx context.Context) ([]protocol.Task, error) {
 			task, needed := taskOf(r.plan.ID, spec, n, result)
 			if !needed {
 				r.plan.UpToDate++
-				continue
 			}
-			tasks = append(tasks, task)
+			// A dry run also shows what there is to say of filesystems with nothing to do.
+			if needed || r.request.DryRun && task.Note != "" {
+				tasks = append(tasks, task)
+			}
 		}
 	}
 	if failed == len(spec.Targets) && len(tasks) == 0 {
@@ -201,13 +203,17 @@ func taskOf(id protocol.PlanID, spec protocol.Job, target int, result plan.Resul
 	task = protocol.Task{
 		Plan: id, Target: target, TargetHost: spec.Targets[target].Host, JobID: spec.Targets[target].JobIDOf(spec.Name),
 		Filesystem: result.Filesystem, TargetFilesystem: result.TargetFilesystem, Steps: result.Steps,
-		State: protocol.TaskReady,
+		State: protocol.TaskReady, Note: result.Note,
 	}
 	if result.Conflict != nil {
 		task.State, task.Failure = protocol.TaskConflict, result.Conflict.Failure()
 		return task, true
 	}
-	return task, len(result.Steps) > 0
+	if len(result.Steps) == 0 {
+		task.State = protocol.TaskDone
+		return task, false
+	}
+	return task, true
 }
 
 // unreachable are the tasks of a target that could not be asked: all failed, for the target's reason.

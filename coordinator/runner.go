@@ -387,12 +387,12 @@ func (r *runner) look(ctx context.Context, target protocol.JobTarget, filesystem
 	if err != nil {
 		return look{failure: protocol.AsFailure(err, protocol.Transient)}
 	}
+	received := receiver.find(targetFilesystem)
 	sourceDataset := source.find(filesystem)
 	if sourceDataset == nil {
-		return look{failure: protocol.Failf(protocol.Permanent,
-			"%s: it is gone from %s; take it out of the job if it was destroyed on purpose", filesystem, spec.Source.Host)}
+		gone := plan.SourceGone(spec, target, filesystem, received)
+		return look{failure: gone.Conflict.Failure()}
 	}
-	received := receiver.find(targetFilesystem)
 	seen := look{
 		result:      plan.Filesystem(spec, target, *sourceDataset, received),
 		receiverHas: map[uint64]bool{},

@@ -120,6 +120,8 @@ type Task struct {
 	NotBefore time.Time `msgpack:"not_before" json:"not_before"`
 	// Bytes is what the finished steps have sent.
 	Bytes uint64 `msgpack:"bytes" json:"bytes"`
+	// Note is what planning has to say that is no failure: what a rollback will destroy.
+	Note string `msgpack:"note,omitempty" json:"note,omitempty"`
 	// Failure is the last one; a task that is done may have had some.
 	Failure *Failure  `msgpack:"failure,omitempty" json:"failure,omitempty"`
 	Updated time.Time `msgpack:"updated" json:"updated"`

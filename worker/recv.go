@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"strings"
 	"time"
@@ -32,6 +33,14 @@ type receiving struct {
 	missing bool
 }
 
+// denyPlaceholder has the received filesystem say of itself that it is no placeholder. Otherwise it would inherit that from
+// one above it, and every listing would need a second command to tell the two apart.
+func (r *receiving) denyPlaceholder() {
+	override := map[string]string{zfs.PlaceholderProperty: "off"}
+	maps.Copy(override, r.args.Override)
+	r.args.Override = override
+}
+
 // prepareReceive compares the step with this host's policy and pool. It abandons a partial state that is of no use, and
 // otherwise changes nothing: the sender may refuse the step yet.
 func (c *claim) prepareReceive(ctx context.Context) (*receiving, error) {
@@ -46,16 +55,20 @@ func (c *claim) prepareReceive(ctx context.Context) (*receiving, error) {
 	dataset, err := w.config.ZFS.Get(ctx, target)
 	if errors.Is(err, zfs.ErrDatasetDoesNotExist) {
 		r.missing = true
+		r.denyPlaceholder()
 		return r, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("look at %s: %w", target, err)
 	}
+	r.placeholder = dataset.Placeholder
 	if to, found := snapshotByGUID(dataset, c.item.Step.To.GUID); found {
 		r.hasTo = true
-		return r, w.keeper.AfterReceive(ctx, c.receiveStep(to, &dataset))
+		return r, c.protectReceived(ctx, r, to, &dataset)
 	}
-	r.placeholder = dataset.Placeholder
+	if c.item.Step.From == nil && !r.placeholder {
+		r.denyPlaceholder()
+	}
 	// A placeholder holds no data of anybody's, and a full stream replaces it only with -F.
 	r.args.Rollback = r.args.Rollback || r.placeholder && len(dataset.Versions) == 0
 	r.resumeToken, err = c.usableToken(ctx, dataset)
@@ -155,12 +168,19 @@ func (c *claim) settleReceive(ctx context.Context, r *receiving) (zfs.Version, e
 			"%s: zfs recv succeeded, but there is no snapshot with the guid of %s: another stream was received", target,
 			c.item.Step.To)
 	}
+	return to, c.protectReceived(ctx, r, to, &dataset)
+}
+
+// protectReceived sets the last-received hold. What was a placeholder is none any more: it was not marked so before to
+// arrived, because an interrupted receive leaves an empty placeholder, and an empty filesystem that is none would be somebody
+// else's.
+func (c *claim) protectReceived(ctx context.Context, r *receiving, to zfs.Version, dataset *zfs.Dataset) error {
 	if r.placeholder {
-		if err := c.worker.config.ZFS.SetPlaceholder(ctx, target, false); err != nil {
-			return zfs.Version{}, err
+		if err := c.worker.config.ZFS.SetPlaceholder(ctx, dataset.Name, false); err != nil {
+			return err
 		}
 	}
-	return to, c.worker.keeper.AfterReceive(ctx, c.receiveStep(to, &dataset))
+	return c.worker.keeper.AfterReceive(ctx, c.receiveStep(to, dataset))
 }
 
 // receive does the receiver's side of a step over TCP.

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// placeholderProperty marks filesystems that exist only to hold a child. It is zrepl's.
-const placeholderProperty = "zrepl:placeholder"
+// PlaceholderProperty is the user property that marks filesystems that exist only to hold a child. It is zrepl's.
+const PlaceholderProperty = "zrepl:placeholder"
 
 // ListQuery says what [System.List] lists.
 type ListQuery struct {
@@ -80,7 +80,7 @@ func (s *System) Get(ctx context.Context, dataset string) (Dataset, error) {
 // The columns of the listing. The user property is last because its value is the only one that others choose.
 var listColumns = [...]string{
 	"name", "type", "guid", "createtxg", "creation", "userrefs", "used", "referenced", "origin", "mounted",
-	"encryption", "encryptionroot", "keystatus", "receive_resume_token", "snapshots_changed", placeholderProperty,
+	"encryption", "encryptionroot", "keystatus", "receive_resume_token", "snapshots_changed", PlaceholderProperty,
 }
 
 // listing collects the lines of zfs list.
@@ -285,7 +285,7 @@ func (r *listRow) dataset(datasetType DatasetType) Dataset {
 		EncryptionRoot:     r.text("encryptionroot"),
 		KeyStatus:          r.text("keystatus"),
 		ReceiveResumeToken: r.text("receive_resume_token"),
-		Placeholder:        r.values[placeholderProperty] == "on",
+		Placeholder:        r.values[PlaceholderProperty] == "on",
 		SnapshotsChanged:   r.numberOrNone("snapshots_changed"),
 	}
 }
@@ -311,7 +311,7 @@ func (s *System) settlePlaceholders(ctx context.Context, datasets []Dataset) err
 	}
 	local := map[string]bool{}
 	for batch := range batches(uncertain, maxArguments, len(uncertain)) {
-		args := append([]string{"zfs", "get", "-Hp", "-o", "name,value,source", placeholderProperty}, batch...)
+		args := append([]string{"zfs", "get", "-Hp", "-o", "name,value,source", PlaceholderProperty}, batch...)
 		output, err := s.output(ctx, args...)
 		var failed *CommandError
 		// One that was destroyed since is no placeholder any more; it stays in the listing, which is as old.

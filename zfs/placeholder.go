@@ -41,7 +41,7 @@ func (s *System) CreatePlaceholder(ctx context.Context, dataset string, args Pla
 	default:
 		return fmt.Errorf("create the placeholder %s: %q is no encryption setting", dataset, args.Encryption)
 	}
-	argv = append(argv, "-o", "canmount=off", "-o", "mountpoint=none", "-o", placeholderProperty+"=on", dataset)
+	argv = append(argv, "-o", "canmount=off", "-o", "mountpoint=none", "-o", PlaceholderProperty+"=on", dataset)
 	err := s.run(ctx, Command{Args: argv})
 	var failed *CommandError
 	switch {
@@ -87,7 +87,7 @@ func (s *System) SetPlaceholder(ctx context.Context, dataset string, on bool) er
 	if on {
 		value = "on"
 	}
-	if err := s.run(ctx, Command{Args: []string{"zfs", "set", placeholderProperty + "=" + value, dataset}}); err != nil {
+	if err := s.run(ctx, Command{Args: []string{"zfs", "set", PlaceholderProperty + "=" + value, dataset}}); err != nil {
 		return fmt.Errorf("mark %s as placeholder or not: %w", dataset, err)
 	}
 	return nil
