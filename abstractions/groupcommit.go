@@ -35,9 +35,8 @@ type batch struct {
 	ended   chan struct{}
 }
 
-// member is one request.
+// member is one request. The committer's mutex guards gone.
 type member struct {
-	ctx    context.Context
 	names  []string
 	gone   bool
 	result chan error // takes one
@@ -47,8 +46,8 @@ type member struct {
 // shared command fails it is run again for each request alone, so that nobody gets the failure of another. Commands must
 // therefore be idempotent. When ctx ends, do returns at once; a command that nobody waits for any more is ended.
 func (c *committer) do(ctx context.Context, key commitKey, names []string, command func(context.Context, []string) error) error {
-	request := &member{ctx: ctx, names: names, result: make(chan error, 1)}
-	joined := c.join(key, request, command)
+	request := &member{names: names, result: make(chan error, 1)}
+	joined := c.join(ctx, key, request, command)
 	select {
 	case err := <-request.result:
 		return err
@@ -61,7 +60,9 @@ func (c *committer) do(ctx context.Context, key commitKey, names []string, comma
 // wait returns when no batch is left.
 func (c *committer) wait() { c.batches.Wait() }
 
-func (c *committer) join(key commitKey, request *member, command func(context.Context, []string) error) *batch {
+func (c *committer) join(
+	ctx context.Context, key commitKey, request *member, command func(context.Context, []string) error,
+) *batch {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	joined := c.open[key]
@@ -70,14 +71,14 @@ func (c *committer) join(key commitKey, request *member, command func(context.Co
 	}
 	if joined == nil {
 		// The first member's context gives the values, such as its trace; its end does not end the others' command.
-		ctx, cancel := context.WithCancel(context.WithoutCancel(request.ctx))
+		batchContext, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		joined = &batch{cancel: cancel, ended: make(chan struct{})}
 		if c.open == nil {
 			c.open, c.last = make(map[commitKey]*batch), make(map[commitKey]*batch)
 		}
 		previous := c.last[key]
 		c.open[key], c.last[key] = joined, joined
-		c.batches.Go(func() { c.run(ctx, key, joined, previous, command) })
+		c.batches.Go(func() { c.run(batchContext, key, joined, previous, command) })
 	}
 	joined.members = append(joined.members, request)
 	joined.names += len(request.names)
@@ -146,8 +147,8 @@ func (c *committer) run(ctx context.Context, key commitKey, own, previous *batch
 	}
 	err := command(ctx, names)
 	for _, request := range members {
-		if err != nil && len(members) > 1 && request.ctx.Err() == nil {
-			request.result <- command(request.ctx, request.names)
+		if err != nil && len(members) > 1 && ctx.Err() == nil {
+			request.result <- command(ctx, request.names)
 			continue
 		}
 		request.result <- err
