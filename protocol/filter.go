@@ -82,6 +82,9 @@ func (f Filter) Validate() error {
 				" for the dataset and all below it; there are no wildcards", pattern, "<")
 		case strings.HasPrefix(name, "/") || strings.HasSuffix(name, "/") || strings.Contains(name, "//"):
 			return Usagef("filesystem filter: pattern %q is no dataset name: it has an empty component", pattern)
+		case name != "" && !isDatasetName(name):
+			return Usagef("filesystem filter: pattern %q is no dataset name: it has at most %d letters, digits and any of \"-_.: /\"",
+				pattern, maxDatasetLength)
 		}
 	}
 	if !anyIn {

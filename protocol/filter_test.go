@@ -58,6 +58,9 @@ func TestFilterValidate(t *testing.T) {
 		"an empty component":     {"/a": true},
 		`pattern "a/<"`:          {"a/<": true},
 		`pattern "a//b"`:         {"a//b": true},
+		`pattern "a\nb"`:         {"a\nb": true},
+		`pattern "ä"`:            {"ä": true},
+		"at most 255 letters":    {strings.Repeat("a", 256): true},
 	} {
 		require.ErrorContains(t, filter.Validate(), says)
 	}

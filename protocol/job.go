@@ -2,10 +2,7 @@
 
 package protocol
 
-import (
-	"regexp"
-	"strings"
-)
+import "regexp"
 
 // Job is what the operator submits: a source, the filesystems, the targets, and how to replicate. The YAML names are the
 // operator's (docs/configuration.md).
@@ -208,7 +205,7 @@ func (t JobTarget) validate(job string) error {
 	if err := t.Host.Validate(); err != nil {
 		return err
 	}
-	if t.Root == "" || strings.HasPrefix(t.Root, "/") || strings.HasSuffix(t.Root, "/") || strings.ContainsAny(t.Root, "@#") {
+	if !isDatasetName(t.Root) {
 		return Usagef("root %q is no dataset name", t.Root)
 	}
 	return t.JobIDOf(job).Validate()
@@ -244,6 +241,16 @@ func (j Job) validatePolicies() error {
 	default:
 		return Usagef("job %s: recv.placeholder.encryption %q: use unspecified, off or inherit", j.Name,
 			j.Recv.Placeholder.Encryption)
+	}
+	for name := range j.Recv.Properties.Override {
+		if !propertyPattern.MatchString(name) {
+			return Usagef("job %s: recv.properties.override: %q is no property's name", j.Name, name)
+		}
+	}
+	for _, name := range j.Recv.Properties.Inherit {
+		if !propertyPattern.MatchString(name) {
+			return Usagef("job %s: recv.properties.inherit: %q is no property's name", j.Name, name)
+		}
 	}
 	if replication.Concurrency.Steps < 1 {
 		return Usagef("job %s: replication.concurrency.steps is %d: use at least 1", j.Name, replication.Concurrency.Steps)

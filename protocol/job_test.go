@@ -196,6 +196,10 @@ func TestValidateJob(t *testing.T) {
 		"local needs source and target on one host; targets[0] is bravo": func(j *protocol.Job) {
 			j.Replication.Transport = protocol.TransportLocal
 		},
+		`recv.properties.override: "a=b"`: func(j *protocol.Job) {
+			j.Recv.Properties.Override = map[string]string{"mountpoint": "none", "a=b": "c"}
+		},
+		`recv.properties.inherit: ""`:           func(j *protocol.Job) { j.Recv.Properties.Inherit = []string{"a:b", ""} },
 		"recv.placeholder.encryption":           func(j *protocol.Job) { j.Recv.Placeholder.Encryption = "x" },
 		"replication.concurrency.steps is 0":    func(j *protocol.Job) { j.Replication.Concurrency.Steps = 0 },
 		"replication.attempts is -1":            func(j *protocol.Job) { j.Replication.Attempts = -1 },
@@ -332,8 +336,8 @@ func FuzzParseJob(f *testing.F) {
 			return
 		}
 		require.NoError(t, job.Validate())
-		again, err := yaml.Marshal(job)
+		data, err := protocol.Encode(job)
 		require.NoError(t, err)
-		checkSameJob(t, job, func() (protocol.Job, error) { return protocol.ParseJob(again) }, string(again))
+		checkSameJob(t, job, func() (again protocol.Job, err error) { return again, protocol.Decode(data, &again) }, string(text))
 	})
 }
