@@ -1,0 +1,264 @@
+// Daemons: what server, coordinator and worker share – the host file, logs, traces, and the connection.
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel"
+
+	"github.com/zfleet/zfleet/cmd/zctl/hostfile"
+	"github.com/zfleet/zfleet/coordinator"
+	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/telemetry"
+	"github.com/zfleet/zfleet/worker"
+	"github.com/zfleet/zfleet/worker/transport/tcp"
+	"github.com/zfleet/zfleet/zfs"
+)
+
+// daemonFlags are the flags of all daemons. What is given wins over the host file.
+type daemonFlags struct {
+	config     string
+	host       string
+	logLevel   string
+	logFormat  string
+	connection connectionFlags
+}
+
+func (f *daemonFlags) add(command *cobra.Command) {
+	flags := command.Flags()
+	flags.StringVarP(&f.config, "config", "c", "", "host file (docs/configuration.md)")
+	flags.StringVar(&f.host, "host", "", "name of this host in the fleet (default: the machine's name up to the first dot)")
+	flags.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default info)")
+	flags.StringVar(&f.logFormat, "log-format", "", "human or json (default human)")
+}
+
+// workerFlags are the flags of the daemons that hold a worker.
+type workerFlags struct {
+	allowSend []string
+	allowRecv []string
+	listen    string
+	advertise []string
+	tls       string
+	sendSlots int
+	recvSlots int
+}
+
+func (f *workerFlags) add(command *cobra.Command) {
+	flags := command.Flags()
+	flags.StringArrayVar(&f.allowSend, "allow-send", nil,
+		`filesystem that may be sent, with "<" at the end for all below it too, "!" before it to forbid; may be repeated`)
+	flags.StringArrayVar(&f.allowRecv, "allow-recv", nil, "filesystem that may be received into, at it and below; may be repeated")
+	flags.StringVar(&f.listen, "listen", "", "address of the data port (default :8410)")
+	flags.StringArrayVar(&f.advertise, "advertise", nil, "address that senders are told (default: the machine's own); may be repeated")
+	flags.StringVar(&f.tls, "tls", "", "required, or off on a network that you trust (default required)")
+	flags.IntVar(&f.sendSlots, "send-slots", 0, "how many steps are sent at once (default 4)")
+	flags.IntVar(&f.recvSlots, "recv-slots", 0, "how many steps are received at once (default 4)")
+}
+
+func (f *workerFlags) apply(file *hostfile.File) {
+	for _, pattern := range f.allowSend {
+		if file.Worker.Allow.Send == nil {
+			file.Worker.Allow.Send = protocol.Filter{}
+		}
+		pattern, forbidden := strings.CutPrefix(pattern, "!")
+		file.Worker.Allow.Send[pattern] = !forbidden
+	}
+	for _, root := range f.allowRecv {
+		file.Worker.Allow.Recv = append(file.Worker.Allow.Recv, worker.RecvRule{Root: root})
+	}
+	if f.listen != "" {
+		file.Worker.Data.Listen = f.listen
+	}
+	if len(f.advertise) > 0 {
+		file.Worker.Data.Advertise = f.advertise
+	}
+	if f.tls != "" {
+		file.Worker.Data.TLS = hostfile.TLS(f.tls)
+	}
+	if f.sendSlots != 0 {
+		file.Worker.Slots.Send = f.sendSlots
+	}
+	if f.recvSlots != 0 {
+		file.Worker.Slots.Recv = f.recvSlots
+	}
+}
+
+// hostFile reads the host file, if there is one, and applies flags and environment. The caller validates it.
+func (p *program) hostFile(flags daemonFlags) (hostfile.File, error) {
+	file := hostfile.Default()
+	if flags.config != "" {
+		var err error
+		if file, err = hostfile.Read(flags.config); err != nil {
+			return file, err
+		}
+	}
+	if flags.host != "" {
+		file.Host = protocol.Host(flags.host)
+	}
+	if file.Host == "" {
+		name, err := p.hostname()
+		if err != nil {
+			return file, protocol.Usagef("name this host with --host: %w", err)
+		}
+		short, _, _ := strings.Cut(strings.ToLower(name), ".")
+		file.Host = protocol.Host(short)
+	}
+	if flags.logLevel != "" {
+		file.Telemetry.Logs.Level = flags.logLevel
+	}
+	if flags.logFormat != "" {
+		file.Telemetry.Logs.Format = flags.logFormat
+	}
+	connection := flags.connection.resolve(p.getenv)
+	if connection.url != "" {
+		file.NATS.URL = connection.url
+	}
+	if connection.context != "" {
+		file.NATS.Context = connection.context
+	}
+	if connection.creds != "" {
+		file.NATS.Creds = connection.creds
+	}
+	return file, nil
+}
+
+// daemon is a running daemon's surroundings.
+type daemon struct {
+	file    hostfile.File
+	name    string
+	logger  *slog.Logger
+	tracing *telemetry.Tracing
+}
+
+// startDaemon sets up logs and traces; the host file is valid. The caller stops the daemon.
+func (p *program) startDaemon(ctx context.Context, role string, file hostfile.File) (*daemon, error) {
+	file.Telemetry.Logs.Color = p.isTerminal(p.errOut) && p.getenv("NO_COLOR") == ""
+	logger, err := telemetry.NewLogger(p.errOut, file.Telemetry.Logs)
+	if err != nil {
+		return nil, err
+	}
+	tracing, err := telemetry.StartTracing(ctx, telemetry.TraceOptions{
+		Role: role, Host: file.Host, Version: programVersion().Version, Getenv: p.getenv,
+	})
+	if err != nil {
+		return nil, err
+	}
+	// OpenTelemetry knows no other way to tell that spans cannot be sent.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
+		logger.Warn("traces cannot be sent; check OTEL_EXPORTER_OTLP_ENDPOINT", "error", err)
+	}))
+	name := fmt.Sprintf("%s-%d-%s", file.Host, os.Getpid(), strings.ToLower(rand.Text()[:4]))
+	return &daemon{file: file, name: name, logger: logger, tracing: tracing}, nil
+}
+
+func (d *daemon) stop() {
+	if err := d.tracing.Shutdown(5 * time.Second); err != nil {
+		d.logger.Warn("some spans are lost", "error", err)
+	}
+}
+
+// connect connects to the fleet's NATS, for as long as it takes.
+func (d *daemon) connect(ctx context.Context, role string) (*nats.Conn, error) {
+	return d.connectFor(ctx, role, -1)
+}
+
+func (d *daemon) connectFor(ctx context.Context, role string, wait time.Duration) (*nats.Conn, error) {
+	settings := d.file.NATS
+	options := protocol.ConnectOptions{
+		URL: settings.URL, Context: settings.Context, Creds: settings.Creds, NKey: settings.NKey,
+		CA: settings.CA, Cert: settings.Cert, Key: settings.Key,
+		Name: "zctl " + role + " " + string(d.file.Host), Logger: d.logger, Wait: wait,
+	}
+	if settings.Embedded != nil && options.URL == "" {
+		options.URL = "nats://" + settings.Embedded.Listen
+	}
+	return protocol.Connect(ctx, options)
+}
+
+const setupTimeout = 30 * time.Second
+
+// ensureResources makes sure that the fleet's streams and buckets are there.
+func ensureResources(ctx context.Context, conn *nats.Conn, replicas int) (*protocol.Resources, error) {
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	return protocol.EnsureResources(ctx, js, protocol.ResourceOptions{Replicas: replicas})
+}
+
+// awaitResources waits until a coordinator has made the fleet's streams and buckets.
+func (d *daemon) awaitResources(ctx context.Context, conn *nats.Conn) (*protocol.Resources, error) {
+	told := ""
+	for {
+		resources, err := openResources(ctx, conn)
+		if err == nil {
+			return resources, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		var missing *protocol.MissingResources
+		if !errors.As(err, &missing) && protocol.KindOf(err, protocol.Permanent) != protocol.Transient {
+			return nil, err
+		}
+		if err.Error() != told {
+			told = err.Error()
+			d.logger.WarnContext(ctx, "waiting until the fleet is there", "reason", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+// runCoordinator coordinates until ctx ends.
+func (d *daemon) runCoordinator(ctx context.Context, conn *nats.Conn, resources *protocol.Resources) error {
+	return coordinator.New(coordinator.Config{
+		Name: d.name, Host: string(d.file.Host), Conn: conn, Resources: resources,
+		Logger: d.logger, TracerProvider: d.tracing.Provider(),
+	}).Run(ctx)
+}
+
+// runWorker works for the host until ctx ends.
+func (d *daemon) runWorker(ctx context.Context, conn *nats.Conn, resources *protocol.Resources, runner zfs.Runner) error {
+	settings := d.file.Worker
+	if len(settings.Allow.Send) == 0 && len(settings.Allow.Recv) == 0 {
+		d.logger.WarnContext(ctx, "this host's policy allows nothing: set worker.allow in the host file, or use --allow-send and --allow-recv")
+	}
+	w, err := worker.New(worker.Config{
+		Host: d.file.Host, Name: d.name, Version: programVersion().Version, Conn: conn, Resources: resources,
+		ZFS:   zfs.New(zfs.Observe(runner, d.logger, d.tracing.Provider())),
+		Slots: worker.Slots{Send: settings.Slots.Send, Recv: settings.Slots.Recv},
+		Data: tcp.Config{
+			Listen: settings.Data.Listen, Advertise: settings.Data.Advertise, TLS: settings.Data.TLS == hostfile.TLSRequired, Logger: d.logger,
+		},
+		Policy: settings.Allow, Logger: d.logger, TracerProvider: d.tracing.Provider(),
+	})
+	if err != nil {
+		return err
+	}
+	return w.Run(ctx)
+}
+
+// ended is the error of a daemon: none when it ended because it was told to.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		return nil
+	}
+	return err
+}

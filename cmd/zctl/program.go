@@ -1,0 +1,122 @@
+// The program: what the subcommands share – the process's edges, the root command, and what an error means to the caller.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/zfs"
+)
+
+// The exit codes.
+const (
+	exitDone    = 0
+	exitFailed  = 1
+	exitUsage   = 2
+	exitPartial = 3
+)
+
+// program is the process's edges, which tests replace.
+type program struct {
+	in       io.Reader
+	out      io.Writer
+	errOut   io.Writer
+	getenv   func(string) string
+	environ  []string
+	hostname func() (string, error)
+	// runner makes what runs the zfs commands of a host.
+	runner func(protocol.Host) zfs.Runner
+	// location is the time zone of times in tables.
+	location *time.Location
+}
+
+func newProgram() *program {
+	return &program{
+		in: os.Stdin, out: os.Stdout, errOut: os.Stderr, getenv: os.Getenv, environ: os.Environ(), hostname: os.Hostname,
+		runner:   func(protocol.Host) zfs.Runner { return zfs.NewExecRunner() },
+		location: time.Local,
+	}
+}
+
+// isTerminal tells whether w is a terminal that can redraw itself.
+func (p *program) isTerminal(w io.Writer) bool {
+	file, isFile := w.(*os.File)
+	return isFile && term.IsTerminal(int(file.Fd())) && p.getenv("TERM") != "dumb"
+}
+
+// outcome is an error that only sets the exit code: what there is to say has been said.
+type outcome struct{ code int }
+
+func (o *outcome) Error() string { return fmt.Sprintf("exit code %d", o.code) }
+
+// execute runs the command line and gives the exit code. Errors go to standard error.
+func (p *program) execute(ctx context.Context, args []string) int {
+	root := p.rootCommand()
+	root.SetArgs(args)
+	parsed := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { parsed = true }
+	command, err := root.ExecuteContextC(ctx)
+	var coded *outcome
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &coded):
+		return coded.code
+	}
+	_, _ = fmt.Fprintf(p.errOut, "zctl: %v\n", err) // there is nobody left to tell
+	if !parsed {
+		_, _ = fmt.Fprintf(p.errOut, "See: %s --help\n", command.CommandPath())
+	}
+	if !parsed || protocol.KindOf(err, protocol.Permanent) == protocol.Usage {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+func (p *program) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "zctl",
+		Short: "Replicate OpenZFS datasets across a fleet of hosts",
+		Long: `zctl replicates OpenZFS datasets across a fleet of hosts. It is every role of the fleet
+(server, coordinator, worker) and the operator's tool.
+
+See it work with nothing installed:   zctl demo
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done in part.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(command *cobra.Command, _ []string) error { return command.Help() },
+	}
+	root.SetIn(p.in)
+	root.SetOut(p.out)
+	root.SetErr(p.errOut)
+	root.AddGroup(
+		&cobra.Group{ID: groupRoles, Title: "Roles of the fleet:"},
+		&cobra.Group{ID: groupReplicate, Title: "Replicating:"},
+		&cobra.Group{ID: groupLook, Title: "Looking:"},
+	)
+	root.AddCommand(
+		p.demoCommand(), p.serverCommand(), p.coordinatorCommand(), p.workerCommand(),
+		p.submitCommand(), p.runCommand(), p.cancelCommand(), p.planCommand(),
+		p.jobsCommand(), p.plansCommand(), p.statusCommand(), p.hostsCommand(), p.cursorsCommand(), p.abstractionsCommand(),
+		p.eventsCommand(), p.checkCommand(), p.versionCommand(),
+	)
+	return root
+}
+
+// The groups of commands in the help.
+const (
+	groupRoles     = "roles"
+	groupReplicate = "replicate"
+	groupLook      = "look"
+)

@@ -1,0 +1,111 @@
+// zctl server: a whole fleet's centre in one process – NATS, a coordinator and this host's worker.
+
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/zfleet/zfleet/cmd/zctl/hostfile"
+	"github.com/zfleet/zfleet/natsserver"
+	"github.com/zfleet/zfleet/protocol"
+)
+
+// The embedded NATS server's settings where neither file nor flags say more.
+const (
+	defaultStoreDir   = "/var/lib/zfleet/nats"
+	defaultNATSListen = "127.0.0.1:4222"
+)
+
+func (p *program) serverCommand() *cobra.Command {
+	var flags daemonFlags
+	var work workerFlags
+	var storeDir, natsListen string
+	command := &cobra.Command{
+		Use:     "server",
+		GroupID: groupRoles,
+		Short:   "Run NATS, a coordinator and this host's worker in one process",
+		Long: `Server is the simplest fleet: a NATS server with its store, a coordinator and this host's worker
+in one process. Other hosts join with: zctl worker --nats nats://THIS-HOST:4222
+
+The store outlives the process, so a restarted server goes on where it was. The NATS server asks
+its clients for no credentials: give it an address that only trusted machines reach, or run
+nats-server with accounts beside zctl coordinator and zctl worker.`,
+		Example: `  zctl server --config /etc/zfleet/host.yaml
+  zctl server --host alpha --store /var/lib/zfleet/nats --nats-listen 10.0.0.1:4222 --allow-send 'tank<'`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			file, err := p.hostFile(flags)
+			if err != nil {
+				return err
+			}
+			work.apply(&file)
+			if err := embed(&file, storeDir, natsListen); err != nil {
+				return err
+			}
+			if err := file.Validate(); err != nil {
+				return err
+			}
+			return p.serve(command.Context(), file)
+		},
+	}
+	command.Flags().StringVar(&storeDir, "store", "", "directory of the NATS server's store (default "+defaultStoreDir+")")
+	command.Flags().StringVar(&natsListen, "nats-listen", "", "address of the NATS server (default "+defaultNATSListen+")")
+	flags.add(command)
+	work.add(command)
+	return command
+}
+
+// embed settles the embedded server's settings.
+func embed(file *hostfile.File, storeDir, listen string) error {
+	if file.NATS.URL != "" || file.NATS.Context != "" {
+		return protocol.Usagef("zctl server runs its own NATS server, but nats.url, nats.context or ZFLEET_NATS names another:" +
+			" leave it out, or use zctl coordinator and zctl worker")
+	}
+	if file.NATS.Embedded == nil {
+		file.NATS.Embedded = &hostfile.Embedded{StoreDir: defaultStoreDir, Listen: defaultNATSListen}
+	}
+	if storeDir != "" {
+		file.NATS.Embedded.StoreDir = storeDir
+	}
+	if listen != "" {
+		file.NATS.Embedded.Listen = listen
+	}
+	return nil
+}
+
+// serve runs all three until ctx ends or one of them fails. They stop in the order in which they need each other.
+func (p *program) serve(ctx context.Context, file hostfile.File) error {
+	d, err := p.startDaemon(ctx, "server", file)
+	if err != nil {
+		return err
+	}
+	defer d.stop()
+	server, err := natsserver.Start(ctx, natsserver.Options{
+		StoreDir: file.NATS.Embedded.StoreDir, Listen: file.NATS.Embedded.Listen, ServerName: string(file.Host), Logger: d.logger,
+	})
+	if err != nil {
+		return ended(ctx, err)
+	}
+	defer server.Shutdown()
+	d.logger.InfoContext(ctx, "NATS server runs", "url", server.ClientURL(), "store", file.NATS.Embedded.StoreDir)
+	conn, err := protocol.Connect(ctx, protocol.ConnectOptions{
+		InProcess: server.InProcess(), Name: "zctl server " + string(file.Host), Logger: d.logger,
+	})
+	if err != nil {
+		return ended(ctx, err)
+	}
+	defer conn.Close()
+	resources, err := ensureResources(ctx, conn, file.Coordinator.Replicas)
+	if err != nil {
+		return ended(ctx, err)
+	}
+	group, running := errgroup.WithContext(ctx)
+	if file.Coordinator.Enabled {
+		group.Go(func() error { return d.runCoordinator(running, conn, resources) })
+	}
+	group.Go(func() error { return d.runWorker(running, conn, resources, p.runner(file.Host)) })
+	return ended(ctx, group.Wait())
+}
