@@ -11,7 +11,7 @@ type Job struct {
 	Source      JobSource         `msgpack:"source" json:"source" yaml:"source"`
 	Targets     []JobTarget       `msgpack:"targets" json:"targets" yaml:"targets"`
 	Snapshots   SnapshotSelection `msgpack:"snapshots" json:"snapshots" yaml:"snapshots,omitempty"`
-	Send        SendOptions       `msgpack:"send" json:"send" yaml:"send,omitempty"`
+	Send        SendOptions       `msgpack:"send" json:"send" yaml:"send"`
 	Recv        RecvOptions       `msgpack:"recv" json:"recv" yaml:"recv,omitempty"`
 	Replication Replication       `msgpack:"replication" json:"replication" yaml:"replication,omitempty"`
 }

@@ -298,6 +298,16 @@ func TestJobFilesRoundTrip(t *testing.T) {
 	})
 }
 
+// What is not written is read as its default, and the defaults of sending are not all off.
+func TestAJobFileSaysThatEverySendOptionIsOff(t *testing.T) {
+	t.Parallel()
+	job := soundJob()
+	job.Send = protocol.SendOptions{}
+	text, err := yaml.Marshal(job)
+	require.NoError(t, err)
+	checkSameJob(t, job, func() (protocol.Job, error) { return protocol.ParseJob(text) }, string(text))
+}
+
 func checkSameJob(t require.TestingT, job protocol.Job, read func() (protocol.Job, error), text string) {
 	again, err := read()
 	require.NoError(t, err, "reading %s", text)
