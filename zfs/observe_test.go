@@ -49,11 +49,11 @@ func TestCommandSummaries(t *testing.T) {
 	t.Parallel()
 	long := string(bytes.Repeat([]byte("x"), 500))
 	for want, args := range map[string][]string{
-		"":                                   nil,
-		"zfs":                                {"zfs"},
-		"zfs version":                        {"zfs", "version"},
-		"zfs list":                           {"zfs", "list", "-Hp", "-o", "name"},
-		"zfs recv tank/x":                    {"zfs", "recv", "-u", "-o", "a=b", "tank/x"},
+		"":                                    nil,
+		"zfs":                                 {"zfs"},
+		"zfs version":                         {"zfs", "version"},
+		"zfs list":                            {"zfs", "list", "-Hp", "-o", "name"},
+		"zfs recv tank/x":                     {"zfs", "recv", "-u", "-o", "a=b", "tank/x"},
 		"zfs send " + long[:maxSummary] + "…": {"zfs", "send", "-t", long},
 	} {
 		require.Equal(t, want, summary(args))

@@ -51,7 +51,8 @@ const (
 	// RecvBusy: another receive or an operation on the dataset is under way.
 	RecvBusy RecvErrorKind = "busy"
 
-	// RecvPartialStatePresent: the destination holds partially received state, which must be resumed or abandoned first.
+	// RecvPartialStatePresent: the destination holds partially received state, which must be resumed or abandoned first. A
+	// receive with Resumable that is still running looks the same; to abandon it is refused as busy.
 	RecvPartialStatePresent RecvErrorKind = "partially received state present"
 
 	// RecvResumeMismatch: a resumed stream does not continue where the partially received state ends, because that has

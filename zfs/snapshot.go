@@ -26,8 +26,8 @@ func (e *SnapshotExists) Unwrap() error { return e.Command }
 // snapshotExists matches libzfs's message for EZFS_EXISTS.
 var snapshotExists = regexp.MustCompile(`(?m)^cannot create snapshot '([^'\n]+)': dataset already exists$`)
 
-// Snapshot takes the snapshots (full names, all of one pool) with one command, atomically: all of them, of one transaction
-// group, or none. A name that is taken is a [*SnapshotExists].
+// Snapshot takes the snapshots (full names, of one pool, and of each dataset only one) with one command, atomically: all of
+// them, of one transaction group, or none. A name that is taken is a [*SnapshotExists].
 func (s *System) Snapshot(ctx context.Context, names ...string) error {
 	if len(names) == 0 {
 		return nil
