@@ -129,7 +129,7 @@ func TestCommandsOfConcurrentSteps(t *testing.T) {
 			})
 		})
 		all(func(step abstractions.SendStep) error {
-			dataset, err := system.Get(t.Context(), step.Filesystem)
+			dataset, err := manager.Dataset(t.Context(), step.Filesystem)
 			if err != nil {
 				return err
 			}
@@ -138,6 +138,7 @@ func TestCommandsOfConcurrentSteps(t *testing.T) {
 			})
 		})
 
+		require.Equal(t, 1, fake.Count(zfsfake.Command("zfs", "list")))
 		require.Equal(t, 3, fake.Count(zfsfake.Command("zfs", "hold")))
 		require.Equal(t, 2, fake.Count(zfsfake.Command("zfs", "release")))
 		require.Equal(t, filesystems, fake.Count(zfsfake.Command("zfs", "bookmark")))

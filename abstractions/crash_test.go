@@ -269,12 +269,11 @@ func TestCrashesOnTheReceiver(t *testing.T) {
 			require.Equal(t, others, h.keptByOthers(job))
 			if h.process.crashed {
 				h.restart()
-				if rapid.Bool().Draw(t, "is repeated") {
-					step.Dataset = nil
-					err = h.manager.AfterReceive(t.Context(), step)
-				} else {
+				if !rapid.Bool().Draw(t, "is repeated") {
 					continue
 				}
+				step.Dataset = nil
+				err = h.manager.AfterReceive(t.Context(), step)
 			}
 			require.NoError(t, err)
 			if step.Protection == protocol.GuaranteeNothing {

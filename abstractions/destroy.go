@@ -55,11 +55,11 @@ func (m *Manager) Destroy(ctx context.Context, abstractions []Abstraction) []Des
 func (m *Manager) present(ctx context.Context, results []Destroyed) []*Destroyed {
 	query := Query{Exact: true}
 	for _, result := range results {
-		if !slices.Contains(query.Roots, result.Abstraction.Filesystem) {
-			query.Roots = append(query.Roots, result.Abstraction.Filesystem)
-		}
+		query.Roots = append(query.Roots, result.Abstraction.Filesystem)
 		query.Kinds = append(query.Kinds, result.Abstraction.Kind)
 	}
+	slices.Sort(query.Roots)
+	query.Roots = slices.Compact(query.Roots)
 	if len(query.Roots) == 0 {
 		return nil
 	}
@@ -119,6 +119,7 @@ func (m *Manager) destroyTogether(ctx context.Context, results []*Destroyed) {
 
 func (m *Manager) destroyNames(ctx context.Context, example Abstraction, names ...string) error {
 	if example.IsHold() {
+		m.known.invalidate() // a rare act
 		return m.zfs.Release(ctx, example.Tag, names...)
 	}
 	return m.zfs.Destroy(ctx, names...)

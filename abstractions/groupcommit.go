@@ -1,5 +1,5 @@
-// Group commit: requests of concurrent steps that can share one command do so, since each command that changes a pool
-// waits for a transaction group to be synced.
+// Group commit: requests of concurrent steps that can share one command do so, since commands are what replication of
+// many filesystems waits for, and those that change a pool also wait for a transaction group to be synced.
 
 package abstractions
 
@@ -13,56 +13,64 @@ import (
 // commitKey is what requests must have in common to share a command.
 type commitKey struct{ operation, pool, tag string }
 
-// committer gathers requests. A batch is open for a short window, and for as long as the command of the batch before it with
+// committer gathers requests with results of one type. A batch is open for a short window, and for as long as the command of the batch before it with
 // the same key runs; so a busy pool gets bigger batches, and an idle one hardly waits.
-type committer struct {
+type committer[T any] struct {
 	window time.Duration
 
 	mu      sync.Mutex
-	open    map[commitKey]*batch // takes further members
-	last    map[commitKey]*batch // the youngest, which the next one waits for
+	open    map[commitKey]*batch[T] // takes further members
+	last    map[commitKey]*batch[T] // the youngest, which the next one waits for
 	batches sync.WaitGroup
 }
+
+// sharedCommand does what all members of a batch want, for all their names at once. It is idempotent. All members get
+// the same result, and must not change it.
+type sharedCommand[T any] func(ctx context.Context, names []string) (T, error)
 
 // maxBatchNames bounds a batch. [zfs.System.Hold] puts as many into one command.
 const maxBatchNames = 128
 
 // batch is a set of requests that share a command. All but ended is guarded by the committer's mutex.
-type batch struct {
-	members []*member
+type batch[T any] struct {
+	members []*member[T]
 	names   int
 	cancel  context.CancelFunc
 	ended   chan struct{}
 }
 
 // member is one request. The committer's mutex guards gone.
-type member struct {
+type member[T any] struct {
 	names  []string
 	gone   bool
-	result chan error // takes one
+	result chan outcome[T] // takes one
 }
 
-// do has command run with the names, together with those of others, and returns how that went for these names: when a
-// shared command fails it is run again for each request alone, so that nobody gets the failure of another. Commands must
-// therefore be idempotent. When ctx ends, do returns at once; a command that nobody waits for any more is ended.
-func (c *committer) do(ctx context.Context, key commitKey, names []string, command func(context.Context, []string) error) error {
-	request := &member{names: names, result: make(chan error, 1)}
+type outcome[T any] struct {
+	value T
+	err   error
+}
+
+// do has the command run with the names, together with those of others, and returns how that went for these names: when a
+// shared command fails it is run again for each request alone, so that nobody gets the failure of another. When ctx ends,
+// do returns at once; a command that nobody waits for any more is ended. Requests of one key must have equal commands.
+func (c *committer[T]) do(ctx context.Context, key commitKey, names []string, command sharedCommand[T]) (T, error) {
+	request := &member[T]{names: names, result: make(chan outcome[T], 1)}
 	joined := c.join(ctx, key, request, command)
 	select {
-	case err := <-request.result:
-		return err
+	case result := <-request.result:
+		return result.value, result.err
 	case <-ctx.Done():
 		c.leave(joined, request)
-		return ctx.Err()
+		var none T
+		return none, ctx.Err()
 	}
 }
 
 // wait returns when no batch is left.
-func (c *committer) wait() { c.batches.Wait() }
+func (c *committer[T]) wait() { c.batches.Wait() }
 
-func (c *committer) join(
-	ctx context.Context, key commitKey, request *member, command func(context.Context, []string) error,
-) *batch {
+func (c *committer[T]) join(ctx context.Context, key commitKey, request *member[T], command sharedCommand[T]) *batch[T] {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	joined := c.open[key]
@@ -71,10 +79,10 @@ func (c *committer) join(
 	}
 	if joined == nil {
 		// The first member's context gives the values, such as its trace; its end does not end the others' command.
-		batchContext, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		joined = &batch{cancel: cancel, ended: make(chan struct{})}
+		batchContext, cancel := context.WithCancel(context.WithoutCancel(ctx)) //nolint:gosec // run cancels it
+		joined = &batch[T]{cancel: cancel, ended: make(chan struct{})}
 		if c.open == nil {
-			c.open, c.last = make(map[commitKey]*batch), make(map[commitKey]*batch)
+			c.open, c.last = make(map[commitKey]*batch[T]), make(map[commitKey]*batch[T])
 		}
 		previous := c.last[key]
 		c.open[key], c.last[key] = joined, joined
@@ -86,18 +94,18 @@ func (c *committer) join(
 }
 
 // leave takes a request back. The last one to leave ends the command.
-func (c *committer) leave(left *batch, request *member) {
+func (c *committer[T]) leave(left *batch[T], request *member[T]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	request.gone = true
-	if !slices.ContainsFunc(left.members, func(other *member) bool { return !other.gone }) {
+	if !slices.ContainsFunc(left.members, func(other *member[T]) bool { return !other.gone }) {
 		c.close(left)
 		left.cancel()
 	}
 }
 
 // close keeps a batch from taking further members. The mutex is held.
-func (c *committer) close(full *batch) {
+func (c *committer[T]) close(full *batch[T]) {
 	for key, open := range c.open {
 		if open == full {
 			delete(c.open, key)
@@ -105,7 +113,7 @@ func (c *committer) close(full *batch) {
 	}
 }
 
-func (c *committer) run(ctx context.Context, key commitKey, own, previous *batch, command func(context.Context, []string) error) {
+func (c *committer[T]) run(ctx context.Context, key commitKey, own, previous *batch[T], command sharedCommand[T]) {
 	defer func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -132,7 +140,7 @@ func (c *committer) run(ctx context.Context, key commitKey, own, previous *batch
 
 	c.mu.Lock()
 	c.close(own)
-	members := slices.DeleteFunc(slices.Clone(own.members), func(m *member) bool { return m.gone })
+	members := slices.DeleteFunc(slices.Clone(own.members), func(m *member[T]) bool { return m.gone })
 	c.mu.Unlock()
 	var names []string
 	for _, request := range members {
@@ -145,12 +153,12 @@ func (c *committer) run(ctx context.Context, key commitKey, own, previous *batch
 	if len(names) == 0 {
 		return
 	}
-	err := command(ctx, names)
+	value, err := command(ctx, names)
 	for _, request := range members {
+		result := outcome[T]{value, err}
 		if err != nil && len(members) > 1 && ctx.Err() == nil {
-			request.result <- command(ctx, request.names)
-			continue
+			result.value, result.err = command(ctx, request.names)
 		}
-		request.result <- err
+		request.result <- result
 	}
 }

@@ -12,25 +12,33 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func nothing(context.Context, []string) (struct{}, error) { return struct{}{}, nil }
+
+// request is a request whose only result is its error.
+func request(ctx context.Context, c *committer[struct{}], key commitKey, command sharedCommand[struct{}], names ...string) error {
+	_, err := c.do(ctx, key, names, command)
+	return err
+}
+
 var testKey = commitKey{"hold", "tank", "t"}
 
 func TestGroupCommitAttributesFailures(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := &committer{window: time.Millisecond}
+		c := &committer[struct{}]{window: time.Millisecond}
 		errBad := errors.New("bad")
 		var commands [][]string
-		command := func(_ context.Context, names []string) error {
+		command := func(_ context.Context, names []string) (struct{}, error) {
 			commands = append(commands, slices.Sorted(slices.Values(names)))
 			if slices.Contains(names, "bad") {
-				return errBad
+				return struct{}{}, errBad
 			}
-			return nil
+			return struct{}{}, nil
 		}
 		var group sync.WaitGroup
 		for _, names := range [][]string{{"a", "b"}, {"bad"}, {"b", "c"}} {
 			group.Go(func() {
-				err := c.do(t.Context(), testKey, names, command)
+				err := request(t.Context(), c, testKey, command, names...)
 				if slices.Contains(names, "bad") {
 					require.ErrorIs(t, err, errBad)
 				} else {
@@ -51,24 +59,24 @@ func TestGroupCommitAttributesFailures(t *testing.T) {
 func TestGroupCommitGathersWhileACommandRuns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := &committer{window: time.Millisecond}
+		c := &committer[struct{}]{window: time.Millisecond}
 		var commands [][]string
-		command := func(_ context.Context, names []string) error {
+		command := func(_ context.Context, names []string) (struct{}, error) {
 			commands = append(commands, slices.Sorted(slices.Values(names)))
 			time.Sleep(time.Second)
-			return nil
+			return struct{}{}, nil
 		}
 		var group sync.WaitGroup
 		for i, name := range []string{"a", "b", "c", "d"} {
 			group.Go(func() {
 				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
-				require.NoError(t, c.do(t.Context(), testKey, []string{name}, command))
+				require.NoError(t, request(t.Context(), c, testKey, command, name))
 			})
 		}
 		other := commitKey{"release", "tank", "t"}
 		group.Go(func() {
 			start := time.Now()
-			require.NoError(t, c.do(t.Context(), other, []string{"z"}, func(context.Context, []string) error { return nil }))
+			require.NoError(t, request(t.Context(), c, other, nothing, "z"))
 			require.Equal(t, time.Millisecond, time.Since(start), "other commands do not wait")
 		})
 		group.Wait()
@@ -80,7 +88,7 @@ func TestGroupCommitGathersWhileACommandRuns(t *testing.T) {
 func TestGroupCommitBoundsBatches(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := &committer{window: time.Millisecond}
+		c := &committer[struct{}]{window: time.Millisecond}
 		var sizes []int
 		var group sync.WaitGroup
 		for i := range 3 {
@@ -89,10 +97,10 @@ func TestGroupCommitBoundsBatches(t *testing.T) {
 				for j := range names {
 					names[j] = string(rune('a'+i)) + string(rune('A'+j))
 				}
-				require.NoError(t, c.do(t.Context(), testKey, names, func(_ context.Context, names []string) error {
+				require.NoError(t, request(t.Context(), c, testKey, func(_ context.Context, names []string) (struct{}, error) {
 					sizes = append(sizes, len(names))
-					return nil
-				}))
+					return struct{}{}, nil
+				}, names...))
 			})
 		}
 		group.Wait()
@@ -105,23 +113,23 @@ func TestGroupCommitBoundsBatches(t *testing.T) {
 func TestGroupCommitEndsWhenNobodyWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := &committer{window: time.Millisecond}
+		c := &committer[struct{}]{window: time.Millisecond}
 		ended := false
-		hang := func(ctx context.Context, names []string) error {
+		hang := func(ctx context.Context, names []string) (struct{}, error) {
 			require.Equal(t, []string{"a", "b"}, slices.Sorted(slices.Values(names)))
 			<-ctx.Done()
 			ended = true
-			return ctx.Err()
+			return struct{}{}, ctx.Err()
 		}
 		first, cancelFirst := context.WithCancel(t.Context())
 		second, cancelSecond := context.WithCancel(t.Context())
 		left, cancelLeft := context.WithCancel(t.Context())
 		cancelLeft()
 		results := make(chan error, 3)
-		go func() { results <- c.do(first, testKey, []string{"a"}, hang) }()
-		go func() { results <- c.do(second, testKey, []string{"b"}, hang) }()
+		go func() { results <- request(first, c, testKey, hang, "a") }()
+		go func() { results <- request(second, c, testKey, hang, "b") }()
 		synctest.Wait()
-		require.ErrorIs(t, c.do(left, testKey, []string{"c"}, hang), context.Canceled)
+		require.ErrorIs(t, request(left, c, testKey, hang, "c"), context.Canceled)
 		time.Sleep(time.Second)
 
 		cancelFirst()
@@ -132,7 +140,7 @@ func TestGroupCommitEndsWhenNobodyWaits(t *testing.T) {
 		require.ErrorIs(t, <-results, context.Canceled)
 		c.wait()
 		require.True(t, ended)
-		require.NoError(t, c.do(t.Context(), testKey, []string{"d"}, func(context.Context, []string) error { return nil }),
+		require.NoError(t, request(t.Context(), c, testKey, nothing, "d"),
 			"the next one starts anew")
 		c.wait()
 	})

@@ -244,11 +244,6 @@ func TestCrashHarness(t *testing.T) {
 	require.Equal(t, []string{"@a t"}, h.kept(), "the command had no effect")
 }
 
-func names(list ...string) []string {
-	sort.Strings(list)
-	return slices.Clip(list)
-}
-
 func describe(version *zfs.Version) string {
 	if version == nil {
 		return "nothing"

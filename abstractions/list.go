@@ -118,14 +118,27 @@ func (m *Manager) ListAll(ctx context.Context, query Query) ([]Abstraction, []er
 	return found, failures
 }
 
+// rootsPerCommand bounds a command line.
+const rootsPerCommand = 1000
+
 // datasets lists the query's roots. A root that does not exist is an error, and the others are listed all the same.
-func (m *Manager) datasets(ctx context.Context, query Query) ([]zfs.Dataset, []error) {
-	roots := slices.Clone(query.Roots)
+func (m *Manager) datasets(ctx context.Context, query Query) (datasets []zfs.Dataset, failures []error) {
+	if len(query.Roots) == 0 {
+		return m.datasetsBelow(ctx, query, nil)
+	}
+	for roots := range slices.Chunk(query.Roots, rootsPerCommand) {
+		found, failed := m.datasetsBelow(ctx, query, slices.Clone(roots))
+		datasets, failures = append(datasets, found...), append(failures, failed...)
+	}
+	return datasets, failures
+}
+
+func (m *Manager) datasetsBelow(ctx context.Context, query Query, roots []string) ([]zfs.Dataset, []error) {
 	var failures []error
 	for {
 		datasets, err := m.zfs.List(ctx, zfs.ListQuery{
 			Datasets:    roots,
-			Recursive:   !query.Exact || len(roots) == 0,
+			Recursive:   !query.Exact,
 			Versions:    true,
 			NoSnapshots: !query.wantsForm(true),
 			NoBookmarks: !query.wantsForm(false),

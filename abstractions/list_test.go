@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -156,6 +157,36 @@ func TestListErrors(t *testing.T) {
 	found, failures = h.manager.ListAll(t.Context(), abstractions.Query{})
 	require.Empty(t, found)
 	require.Len(t, failures, 1)
+}
+
+// Filesystems listed at the same time share a command, and each caller gets its own result.
+func TestDatasetsListedTogether(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.snapshot("a")
+	h.zfs("create", "tank/e")
+	names := []string{"tank/d", "tank/gone", "tank/e", "tank/d", "other/pool", "tank/bad@name"}
+	datasets, failures := make([]zfs.Dataset, len(names)), make([]error, len(names))
+	var group sync.WaitGroup
+	for i, name := range names {
+		group.Go(func() { datasets[i], failures[i] = h.manager.Dataset(t.Context(), name) })
+	}
+	group.Wait()
+	for i, name := range names {
+		switch name {
+		case "tank/bad@name":
+			var nameError *zfs.NameError
+			require.ErrorAs(t, failures[i], &nameError)
+		case "tank/gone", "other/pool":
+			require.ErrorIs(t, failures[i], zfs.ErrDatasetDoesNotExist)
+			require.ErrorContains(t, failures[i], name)
+		default:
+			require.NoError(t, failures[i])
+			wanted, err := h.system.Get(t.Context(), name)
+			require.NoError(t, err)
+			require.Equal(t, wanted, datasets[i])
+		}
+	}
 }
 
 func TestListCanBeStopped(t *testing.T) {

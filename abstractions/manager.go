@@ -21,7 +21,8 @@ import (
 type Manager struct {
 	zfs    *zfs.System
 	log    *slog.Logger
-	commit committer
+	commit committer[struct{}]
+	lists  committer[listings]
 	known  holdCache
 }
 
@@ -29,7 +30,8 @@ type Manager struct {
 type Options struct {
 	// Logger gets warnings about what is not protected and what could not be cleaned up; nil for slog's default.
 	Logger *slog.Logger
-	// GatherFor is how long a request for a hold or a release waits for others to share its command; 0 is 3 milliseconds.
+	// GatherFor is how long a request for a hold, a release or a listing waits for others to share its command; 0 is 3
+	// milliseconds.
 	GatherFor time.Duration
 }
 
@@ -41,16 +43,20 @@ func New(system *zfs.System, options Options) *Manager {
 	if m.log == nil {
 		m.log = slog.Default()
 	}
-	m.commit.window = options.GatherFor
-	if m.commit.window <= 0 {
-		m.commit.window = defaultGatherFor
+	window := options.GatherFor
+	if window <= 0 {
+		window = defaultGatherFor
 	}
+	m.commit.window, m.lists.window = window, window
 	return m
 }
 
 // Close waits for commands whose callers have gone away. The callers of all other methods must have returned, or their
 // contexts have ended.
-func (m *Manager) Close() { m.commit.wait() }
+func (m *Manager) Close() {
+	m.commit.wait()
+	m.lists.wait()
+}
 
 // Invalidate forgets what the Manager remembers of the filesystems' holds, of all of them when none is named. It is needed
 // only where somebody else replaced one hold by another.
@@ -130,7 +136,39 @@ func (m *Manager) listing(ctx context.Context, filesystem string, given *zfs.Dat
 	if given != nil {
 		return *given, nil
 	}
-	return m.zfs.Get(ctx, filesystem)
+	return m.Dataset(ctx, filesystem)
+}
+
+// listings are what one command listed, by name. Filesystems that do not exist are not among them.
+type listings map[string]zfs.Dataset
+
+// Dataset lists one filesystem or volume with its versions, as [zfs.System.Get] does, but shares the command with concurrent
+// calls on the same pool. The listing is made after the call; its versions must not be changed.
+func (m *Manager) Dataset(ctx context.Context, filesystem string) (zfs.Dataset, error) {
+	key := commitKey{operation: "list", pool: poolOf(filesystem)}
+	listed, err := m.lists.do(ctx, key, []string{filesystem}, m.listTogether)
+	if err != nil {
+		return zfs.Dataset{}, err
+	}
+	dataset, ok := listed[filesystem]
+	if !ok {
+		return zfs.Dataset{}, &zfs.DatasetDoesNotExist{Dataset: filesystem}
+	}
+	return dataset, nil
+}
+
+func (m *Manager) listTogether(ctx context.Context, filesystems []string) (listings, error) {
+	datasets, failures := m.datasets(ctx, Query{Roots: filesystems, Exact: true})
+	for _, err := range failures {
+		if !errors.Is(err, zfs.ErrDatasetDoesNotExist) {
+			return nil, err
+		}
+	}
+	listed := make(listings, len(datasets))
+	for _, dataset := range datasets {
+		listed[dataset.Name] = dataset
+	}
+	return listed, nil
 }
 
 // canClone tells whether bookmarks of bookmarks can be made, where the step depends on it.
@@ -381,8 +419,8 @@ func (m *Manager) release(ctx context.Context, filesystem, tag string, obsolete 
 		return nil
 	}
 	key := commitKey{"release", poolOf(filesystem), tag}
-	err := m.commit.do(ctx, key, fullNames(filesystem, surely), func(ctx context.Context, names []string) error {
-		return m.zfs.Release(ctx, tag, names...)
+	_, err := m.commit.do(ctx, key, fullNames(filesystem, surely), func(ctx context.Context, names []string) (struct{}, error) {
+		return struct{}{}, m.zfs.Release(ctx, tag, names...)
 	})
 	m.known.forget(filesystem, surely)
 	return err
@@ -391,8 +429,8 @@ func (m *Manager) release(ctx context.Context, filesystem, tag string, obsolete 
 // hold puts a tag on snapshots.
 func (m *Manager) hold(ctx context.Context, filesystem, tag string, snapshots []zfs.Version) error {
 	key := commitKey{"hold", poolOf(filesystem), tag}
-	err := m.commit.do(ctx, key, fullNames(filesystem, snapshots), func(ctx context.Context, names []string) error {
-		return m.zfs.Hold(ctx, tag, names...)
+	_, err := m.commit.do(ctx, key, fullNames(filesystem, snapshots), func(ctx context.Context, names []string) (struct{}, error) {
+		return struct{}{}, m.zfs.Hold(ctx, tag, names...)
 	})
 	m.known.forget(filesystem, snapshots)
 	return err
