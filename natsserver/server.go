@@ -211,7 +211,7 @@ type serverLog struct {
 var _ server.Logger = (*serverLog)(nil)
 
 func (l *serverLog) log(level slog.Level, format string, args []any) {
-	l.logger.Log(context.Background(), level, fmt.Sprintf(format, args...), "component", "nats-server")
+	l.logger.Log(context.Background(), level, fmt.Sprintf(format, args...), "component", "nats-server") //nolint:sloglint // the server's own words
 }
 
 func (l *serverLog) Noticef(format string, args ...any) { l.log(slog.LevelDebug, format, args) }

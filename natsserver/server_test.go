@@ -57,7 +57,7 @@ func TestServerKeepsItsStoreAndPortOverARestart(t *testing.T) {
 
 func TestStartSaysWhyItCannot(t *testing.T) {
 	t.Parallel()
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	taken, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, taken.Close()) })
 	file := filepath.Join(t.TempDir(), "file")

@@ -75,7 +75,9 @@ func inUTC(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Struct:
 		if v.Type() == reflect.TypeFor[time.Time]() {
-			v.Set(reflect.ValueOf(v.Interface().(time.Time).UTC()))
+			if at, ok := v.Interface().(time.Time); ok {
+				v.Set(reflect.ValueOf(at.UTC()))
+			}
 			return
 		}
 		for i := range v.NumField() {

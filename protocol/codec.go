@@ -62,7 +62,7 @@ func (e *DecodeError) Error() string {
 func (e *DecodeError) Unwrap() error { return e.Err }
 
 // ProtocolVersionError says that a message was written in a version of the protocol that this program does not speak.
-type ProtocolVersionError struct {
+type ProtocolVersionError struct { //nolint:revive // a version error alone could be one of ZFS or of NATS
 	// Theirs is the message's version; 0 where the message names none.
 	Theirs int
 	// Ours is ProtocolVersion.
@@ -231,11 +231,11 @@ type scanner struct {
 
 // value skips one value that is nested in depth maps and arrays.
 func (s *scanner) value(depth int) error {
-	first, err := s.number(1)
-	if err != nil {
-		return err
+	if len(s.rest) == 0 {
+		return errTruncated
 	}
-	code := byte(first)
+	code := s.rest[0]
+	s.rest = s.rest[1:]
 	switch {
 	case msgpcode.IsFixedNum(code):
 		return nil

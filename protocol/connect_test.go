@@ -46,7 +46,7 @@ func TestConnectInProcessAndByURL(t *testing.T) {
 // closedPort is a port where nothing listens.
 func closedPort(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	_, port, err := net.SplitHostPort(listener.Addr().String())
 	require.NoError(t, err)
@@ -165,7 +165,7 @@ func TestConnectNeedsJetStream(t *testing.T) {
 
 func TestConnectRefusesAnOldServer(t *testing.T) {
 	t.Parallel()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	served := make(chan struct{})
 	go func() {
@@ -223,7 +223,7 @@ func TestConnectDoesNotRetryWhatCannotSucceed(t *testing.T) {
 	}
 }
 
-func TestConnectWithAContextOfTheNATSCommand(t *testing.T) { //nolint:paralleltest // it sets an environment variable
+func TestConnectWithAContextOfTheNATSCommand(t *testing.T) {
 	address := bareServer(t, server.Options{Username: "fleet", Password: "right", JetStream: true, StoreDir: t.TempDir()})
 	home := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", home)

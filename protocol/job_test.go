@@ -118,7 +118,7 @@ func TestParseJobKeepsTheDefaultsOfWhatIsNotSaid(t *testing.T) {
 			t.Parallel()
 			want, err := protocol.ParseJob([]byte(minimalJob))
 			require.NoError(t, err)
-			require.Equal(t, protocol.DefaultJob().Replication, want.Replication)
+			require.Equal(t, want.Replication, protocol.DefaultJob().Replication)
 			test.change(&want)
 			job, err := protocol.ParseJob([]byte(minimalJob + test.text))
 			require.NoError(t, err)

@@ -40,6 +40,7 @@ func TestEveryMessageSurvivesTheWire(t *testing.T) {
 
 // survives checks that a message comes back as it was, and that Decode refuses it only where Validate does.
 func survives[T any](t *testing.T) {
+	t.Helper()
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		sent := arbitrary[T](t)
@@ -88,6 +89,7 @@ const decodeBudget = 64 << 20
 // fuzzDecode checks that decoding neither panics nor allocates without bound, and that what is decoded can be encoded and
 // decoded again without a change. Its seeds are sound messages and the bombs of the codec's own tests.
 func fuzzDecode[T any](f *testing.F) {
+	f.Helper()
 	for seed := range 4 {
 		data, err := protocol.Encode(rapid.Custom(arbitrary[T]).Example(seed))
 		require.NoError(f, err)

@@ -239,7 +239,7 @@ func TestEventsAreDeduplicatedAndProgressIsBounded(t *testing.T) {
 
 	event.Kind, event.Progress = protocol.EventProgress, &protocol.Progress{}
 	for i := range 300 {
-		event.Progress.Bytes = uint64(i) //nolint:gosec // not negative
+		event.Progress.Bytes = uint64(i)
 		_, err = protocol.PublishEvent(ctx, resources.JetStream, event)
 		require.NoError(t, err)
 	}
@@ -357,7 +357,7 @@ func TestOneOfManyTakesTheLease(t *testing.T) {
 	group, ctx := errgroup.WithContext(t.Context())
 	for i := range 8 {
 		group.Go(func() error {
-			none, name := uint64(0), byte('a'+i) //nolint:gosec // small
+			none, name := uint64(0), byte('a'+i)
 			_, err := protocol.PutTTL(ctx, resources.JetStream, protocol.BucketLeader, protocol.LeaderKey, []byte{name}, time.Hour, &none)
 			if err == nil {
 				won <- name
@@ -379,7 +379,7 @@ func TestEveryNameIsAValidKey(t *testing.T) {
 	_, _, resources := ensured(t)
 	for i, name := range []string{"", "_kv", "a b", "a.b", "*", ">", "ä/ö", "$KV", "=", "\x00\xff", strings.Repeat("%", 255)} {
 		key := protocol.CursorKey(name, protocol.JobID(name), name)
-		value := binary.BigEndian.AppendUint32(nil, uint32(i)) //nolint:gosec // small
+		value := binary.BigEndian.AppendUint32(nil, uint32(i))
 		_, err := resources.Cursors.Put(t.Context(), key, value)
 		require.NoError(t, err, "key %q", key)
 		entry, err := resources.Cursors.Get(t.Context(), key)

@@ -2,7 +2,6 @@
 package natstest
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -35,7 +34,7 @@ func Start(t testing.TB, options natsserver.Options) *natsserver.Server {
 	if options.StoreDir == "" {
 		options.StoreDir = t.TempDir()
 	}
-	server, err := natsserver.Start(context.Background(), options)
+	server, err := natsserver.Start(t.Context(), options)
 	require.NoError(t, err, "starting a NATS server for the test")
 	t.Cleanup(server.Shutdown)
 	return server
@@ -67,5 +66,5 @@ func Connect(t testing.TB, server *natsserver.Server) (*nats.Conn, jetstream.Jet
 // are under way fail.
 func Restart(t testing.TB, server *natsserver.Server) {
 	t.Helper()
-	require.NoError(t, server.Restart(context.Background()), "restarting the test's NATS server")
+	require.NoError(t, server.Restart(t.Context()), "restarting the test's NATS server")
 }
