@@ -1,9 +1,48 @@
 package tcp_test
 
 import (
+	"context"
+	"fmt"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/zfleet/zfleet/worker/transport/tcp"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain fails the package's tests if they leave goroutines or descriptors behind.
+func TestMain(m *testing.M) {
+	before := descriptors() // after the runtime's poller has opened its own
+	goleak.VerifyTestMain(verifyingMain{m: m, before: before})
+}
+
+type verifyingMain struct {
+	m      *testing.M
+	before int
+}
+
+func (v verifyingMain) Run() int {
+	code := v.m.Run()
+	if after := descriptors(); code == 0 && after > v.before {
+		fmt.Fprintf(os.Stderr, "descriptors leaked: %d open before the tests, %d after\n", v.before, after)
+		return 1
+	}
+	return code
+}
+
+// descriptors counts the process's open descriptors where the system lists them.
+func descriptors() int {
+	listener, err := tcp.Listen(context.Background(), tcp.Config{Listen: "127.0.0.1:0"})
+	if err != nil {
+		panic(err)
+	}
+	if err := listener.Close(); err != nil {
+		panic(err)
+	}
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0
+	}
+	return len(entries)
+}
