@@ -1,3 +1,7 @@
+// Throughput and processor time of whole transfers.
+
+//go:build unix
+
 package tcp_test
 
 import (
@@ -9,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/worker/transport/tcp"
@@ -59,10 +64,25 @@ type (
 	writerOnly struct{ io.Writer }
 )
 
+// cpuPerGiB reports the processor time that the process took for each GiB, user and system, both ends and the pipes' writer and reader included.
+func cpuPerGiB(b *testing.B, before time.Duration) {
+	b.Helper()
+	gibibytes := float64(b.N) * benchmarkSize / (1 << 30)
+	b.ReportMetric((cpuTime(b)-before).Seconds()/gibibytes, "cpu-s/GiB")
+}
+
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var usage unix.Rusage
+	require.NoError(b, unix.Getrusage(unix.RUSAGE_SELF, &usage))
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
 // BenchmarkTransfer moves 1 GiB from a pipe to a pipe; "pipe" is the two ends of one pipe, the most there can be.
 func BenchmarkTransfer(b *testing.B) {
 	b.Run("pipe", func(b *testing.B) {
 		b.SetBytes(benchmarkSize)
+		before := cpuTime(b)
 		for b.Loop() {
 			r, w, err := os.Pipe()
 			require.NoError(b, err)
@@ -72,6 +92,7 @@ func BenchmarkTransfer(b *testing.B) {
 			feeding.Wait()
 			require.NoError(b, r.Close())
 		}
+		cpuPerGiB(b, before)
 	})
 	for _, mode := range []struct {
 		name           string
@@ -79,9 +100,11 @@ func BenchmarkTransfer(b *testing.B) {
 	}{{"plain-splice", false, true}, {"plain-copy", false, false}, {"tls", true, false}} {
 		b.Run(mode.name, func(b *testing.B) {
 			b.SetBytes(benchmarkSize)
+			before := cpuTime(b)
 			for b.Loop() {
 				benchmarkOne(b, mode.secure, mode.splice)
 			}
+			cpuPerGiB(b, before)
 		})
 	}
 }
