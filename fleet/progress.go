@@ -78,16 +78,24 @@ type TaskProgress struct {
 	Sent uint64 `json:"sent"`
 	// Expected is the size of all its steps in bytes; 0 where it is not known.
 	Expected uint64 `json:"expected"`
+	// StepSent and StepExpected are of the try that is under way alone; 0 where none is, or the size is not known. The sizes
+	// of later steps are mostly not known before they begin, and Expected is 0 then.
+	StepSent     uint64 `json:"step_sent,omitempty"`
+	StepExpected uint64 `json:"step_expected,omitempty"`
 	// Rate is in bytes per second, smoothed; 0 while nothing moves.
 	Rate float64 `json:"rate"`
 	// Resumed says that the try that is under way went on from a partial state, which Sent does not count.
 	Resumed bool `json:"resumed,omitempty"`
 }
 
-// Remaining is how long the task takes yet, as far as that can be told; 0 where it cannot.
+// Remaining is how long the task takes yet, or its step where the sizes of later ones are not known; 0 where nothing can be
+// told.
 func (p TaskProgress) Remaining() time.Duration {
-	if p.State.Final() {
+	switch {
+	case p.State.Final():
 		return 0
+	case p.Expected == 0:
+		return remaining(p.StepSent, p.StepExpected, p.Rate)
 	}
 	return remaining(p.Sent, p.Expected, p.Rate)
 }
@@ -162,8 +170,11 @@ func (m *meter) measure(task protocol.Task, now time.Time) TaskProgress {
 			if m.progress.Expected > 0 {
 				expected = m.progress.Expected
 			}
-			// An estimate is one: what is there already is the least that it can have been.
-			expected = max(expected, m.progress.Bytes)
+			if expected > 0 {
+				// An estimate is one: what is there already is the least that it can have been.
+				expected = max(expected, m.progress.Bytes)
+			}
+			measured.StepExpected = expected
 		}
 		known = known && expected > 0
 		measured.Expected += expected
@@ -173,6 +184,7 @@ func (m *meter) measure(task protocol.Task, now time.Time) TaskProgress {
 	}
 	if live {
 		measured.Sent += m.progress.Bytes
+		measured.StepSent = m.progress.Bytes
 		measured.Resumed = m.progress.Resumed
 		if now.Sub(m.heard) < silence {
 			measured.Rate = m.rate

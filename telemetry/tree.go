@@ -17,6 +17,10 @@ import (
 type TreeOptions struct {
 	// Attributes are the keys to show, in this order; nil shows all.
 	Attributes []string
+	// Skip leaves out the spans for which it is true, with all that is below them; nil leaves out none.
+	Skip func(Span) bool
+	// MaxText shortens attribute values and errors to so many characters; 0 does not.
+	MaxText int
 	// Fold joins more than this many neighbours that have the same name, no children and no error into one line; 0 shows all.
 	Fold int
 }
@@ -25,6 +29,11 @@ type TreeOptions struct {
 // host where it changes, attributes, and errors. A span whose parent is not among the spans is drawn at the top.
 func WriteTree(w io.Writer, spans []Span, options TreeOptions) error {
 	forest := plant(spans)
+	if options.Skip != nil {
+		for parent, siblings := range forest {
+			forest[parent] = slices.DeleteFunc(siblings, options.Skip)
+		}
+	}
 	out := bufio.NewWriter(w)
 	for _, root := range forest[trace.SpanID{}] {
 		drawer := treeDrawer{out: out, children: forest, options: options}
@@ -111,7 +120,7 @@ func (d treeDrawer) line(span Span, host string) string {
 		parts = append(parts, attributes)
 	}
 	if span.Failed {
-		parts = append(parts, strings.TrimRight("FAILED "+oneLine(span.Error), " "))
+		parts = append(parts, strings.TrimRight("FAILED "+d.short(oneLine(span.Error)), " "))
 	}
 	return strings.Join(parts, "  ")
 }
@@ -120,7 +129,7 @@ func (d treeDrawer) attributes(span Span) string {
 	var shown []string
 	show := func(attribute Attribute) {
 		if attribute.Value != "" {
-			shown = append(shown, attribute.Key+"="+quoted(attribute.Value))
+			shown = append(shown, attribute.Key+"="+quoted(d.short(attribute.Value)))
 		}
 	}
 	if d.options.Attributes == nil {
@@ -137,6 +146,14 @@ func (d treeDrawer) attributes(span Span) string {
 		}
 	}
 	return strings.Join(shown, " ")
+}
+
+func (d treeDrawer) short(text string) string {
+	runes := []rune(text)
+	if d.options.MaxText == 0 || len(runes) <= d.options.MaxText {
+		return text
+	}
+	return string(runes[:d.options.MaxText]) + "…"
 }
 
 func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

@@ -42,6 +42,19 @@ orphan  250µs
 `, "\n"), out.String())
 }
 
+func TestTreeLeavesOutAndShortens(t *testing.T) {
+	t.Parallel()
+	spans := []Span{
+		{SpanID: trace.SpanID{1}, Name: "plan", Failed: true, Error: "a long story", Attributes: []Attribute{{"job", "a long name"}}},
+		{SpanID: trace.SpanID{2}, Parent: trace.SpanID{1}, Name: "boring"},
+		{SpanID: trace.SpanID{3}, Parent: trace.SpanID{2}, Name: "below"},
+	}
+	var out strings.Builder
+	options := TreeOptions{MaxText: 6, Skip: func(span Span) bool { return span.Name == "boring" }}
+	require.NoError(t, WriteTree(&out, spans, options))
+	require.Equal(t, "plan  0s  job=\"a long…\"  FAILED a long…\n", out.String())
+}
+
 func TestTreeSurvivesSpansThatAreTheirOwnAncestors(t *testing.T) {
 	t.Parallel()
 	spans := []Span{{SpanID: trace.SpanID{1}, Parent: trace.SpanID{1}, Name: "self"}}

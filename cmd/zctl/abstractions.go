@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/zfleet/zfleet/cmd/zctl/table"
 	"github.com/zfleet/zfleet/protocol"
 )
 
@@ -73,5 +74,5 @@ func writeAbstractions(w io.Writer, found []protocol.AbstractionInfo) {
 	for _, info := range found {
 		rows = append(rows, []string{string(info.Host), info.Kind, string(info.JobID), info.Name, info.Tag})
 	}
-	writeTable(w, []string{"HOST", "KIND", "JOB ID", "NAME", "TAG"}, rows)
+	table.Write(w, []string{"HOST", "KIND", "JOB ID", "NAME", "TAG"}, rows)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/zfleet/zfleet/cmd/zctl/hostfile"
 	"github.com/zfleet/zfleet/cmd/zctl/progress"
+	"github.com/zfleet/zfleet/cmd/zctl/table"
 	"github.com/zfleet/zfleet/fleet"
 	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/zfs"
@@ -123,7 +124,7 @@ func writeFindings(w io.Writer, c *checker) {
 	for _, finding := range c.findings {
 		rows = append(rows, []string{string(finding.Result), finding.Check, strings.ReplaceAll(finding.Detail, "\n", " ")})
 	}
-	writeTable(w, []string{"RESULT", "CHECK", "DETAIL"}, rows)
+	table.Write(w, []string{"RESULT", "CHECK", "DETAIL"}, rows)
 	_, _ = fmt.Fprintf(w, "\n%d ok, %s, %d failed\n", c.count(checkOK), progress.Count(c.count(checkWarning), "warning"), c.count(checkFailed))
 }
 

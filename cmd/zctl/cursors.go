@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/zfleet/zfleet/cmd/zctl/table"
 	"github.com/zfleet/zfleet/protocol"
 )
 
@@ -51,5 +52,5 @@ func (p *program) writeCursors(w io.Writer, cursors []protocol.Cursor) {
 			p.when(cursor.At), string(cursor.Plan),
 		})
 	}
-	writeTable(w, []string{"JOB", "TARGET", "FILESYSTEM", "SNAPSHOT", "GUID", "CONFIRMED", "PLAN"}, rows)
+	table.Write(w, []string{"JOB", "TARGET", "FILESYSTEM", "SNAPSHOT", "GUID", "CONFIRMED", "PLAN"}, rows)
 }

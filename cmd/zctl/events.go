@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zfleet/zfleet/cmd/zctl/progress"
+	"github.com/zfleet/zfleet/cmd/zctl/table"
 	"github.com/zfleet/zfleet/fleet"
 	"github.com/zfleet/zfleet/protocol"
 )
@@ -131,7 +132,7 @@ func (p *program) showDeadLetters(ctx context.Context, s *session, since time.Ti
 			letter := record.Letter
 			rows = append(rows, []string{p.when(letter.At), letter.Reporter, letter.Subject, strconv.Itoa(letter.Size), letter.Reason})
 		}
-		writeTable(w, []string{"WHEN", "REPORTED BY", "SUBJECT", "BYTES", "REASON"}, rows)
+		table.Write(w, []string{"WHEN", "REPORTED BY", "SUBJECT", "BYTES", "REASON"}, rows)
 	})
 	return printed(printing, err)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zfleet/zfleet/cmd/zctl/progress"
+	"github.com/zfleet/zfleet/cmd/zctl/table"
 	"github.com/zfleet/zfleet/protocol"
 )
 
@@ -62,5 +63,5 @@ func (p *program) writeHosts(w io.Writer, hosts []protocol.Presence) {
 			fmt.Sprintf("%d/%d", host.SendSlots, host.RecvSlots), host.Version, p.when(host.Seen),
 		})
 	}
-	writeTable(w, []string{"HOST", "WORKER", "ZFS", "POOLS", "DATA", "TLS", "SEND/RECV", "VERSION", "SEEN"}, rows)
+	table.Write(w, []string{"HOST", "WORKER", "ZFS", "POOLS", "DATA", "TLS", "SEND/RECV", "VERSION", "SEEN"}, rows)
 }

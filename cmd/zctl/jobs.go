@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/zfleet/zfleet/cmd/zctl/table"
 	"github.com/zfleet/zfleet/protocol"
 )
 
@@ -57,7 +58,7 @@ func writeJobs(w io.Writer, jobs []protocol.Job) {
 		}
 		rows = append(rows, []string{job.Name, string(job.Source.Host), filterText(job.Source.Filesystems), strings.Join(targets, " ")})
 	}
-	writeTable(w, []string{"JOB", "SOURCE", "FILESYSTEMS", "TARGETS"}, rows)
+	table.Write(w, []string{"JOB", "SOURCE", "FILESYSTEMS", "TARGETS"}, rows)
 }
 
 // filterText is a filter in one line; what is left out has a "!".

@@ -7,8 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -94,20 +92,6 @@ func (p *program) say(format outputFormat, text string, args ...any) error {
 		return fmt.Errorf("print: %w", err)
 	}
 	return nil
-}
-
-// writeTable aligns rows below the header. Writing to a buffer cannot fail, and the buffer is what it is given.
-func writeTable(w io.Writer, header []string, rows [][]string) {
-	aligned := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range append([][]string{header}, rows...) {
-		for i, cell := range row {
-			if cell == "" {
-				row[i] = "-"
-			}
-		}
-		_, _ = fmt.Fprintln(aligned, strings.Join(row, "\t"))
-	}
-	_ = aligned.Flush()
 }
 
 // when is a time for people; empty for the zero time.

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zfleet/zfleet/cmd/zctl/progress"
+	"github.com/zfleet/zfleet/cmd/zctl/table"
 	"github.com/zfleet/zfleet/fleet"
 	"github.com/zfleet/zfleet/protocol"
 )
@@ -149,7 +150,7 @@ func writeDryRun(w io.Writer, detail fleet.PlanDetail) {
 	}
 	if len(rows) > 0 {
 		_, _ = fmt.Fprintln(w)
-		writeTable(w, []string{"FILESYSTEM", "TARGET", "STEP", "SNAPSHOTS", "SIZE"}, rows)
+		table.Write(w, []string{"FILESYSTEM", "TARGET", "STEP", "SNAPSHOTS", "SIZE"}, rows)
 	}
 	for _, task := range conflicts {
 		why := "no reason was given"

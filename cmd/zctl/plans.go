@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zfleet/zfleet/cmd/zctl/progress"
+	"github.com/zfleet/zfleet/cmd/zctl/table"
 	"github.com/zfleet/zfleet/fleet"
 	"github.com/zfleet/zfleet/protocol"
 )
@@ -81,7 +82,7 @@ func (p *program) writePlans(w io.Writer, plans []protocol.Plan) {
 			strconv.Itoa(plan.Failed), strconv.Itoa(plan.UpToDate), progress.Bytes(plan.Bytes), by,
 		})
 	}
-	writeTable(w, []string{"PLAN", "JOB", "STATE", "STARTED", "TOOK", "TASKS", "DONE", "FAILED", "UP TO DATE", "SENT", "BY"}, rows)
+	table.Write(w, []string{"PLAN", "JOB", "STATE", "STARTED", "TOOK", "TASKS", "DONE", "FAILED", "UP TO DATE", "SENT", "BY"}, rows)
 }
 
 func (p *program) showPlan(ctx context.Context, s *session, id protocol.PlanID, output outputFormat) error {
@@ -119,7 +120,7 @@ func (p *program) writePlan(w io.Writer, detail fleet.PlanDetail) {
 	}
 	if len(rows) > 0 {
 		_, _ = fmt.Fprintln(w)
-		writeTable(w, []string{"FILESYSTEM", "TARGET", "STATE", "STEPS", "NEXT STEP", "SENT", "TRIES"}, rows)
+		table.Write(w, []string{"FILESYSTEM", "TARGET", "STATE", "STEPS", "NEXT STEP", "SENT", "TRIES"}, rows)
 		_, _ = fmt.Fprintln(w)
 	}
 	for _, problem := range progress.Problems(plan, tasks) {

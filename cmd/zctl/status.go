@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zfleet/zfleet/cmd/zctl/progress"
+	"github.com/zfleet/zfleet/cmd/zctl/table"
 	"github.com/zfleet/zfleet/fleet"
 	"github.com/zfleet/zfleet/protocol"
 )
@@ -137,7 +138,7 @@ func (p *program) writeStatus(w io.Writer, status fleet.Status) {
 		}
 		rows = append(rows, row)
 	}
-	writeTable(w, []string{"JOB", "SOURCE", "LAST PLAN", "STARTED", "FILESYSTEMS"}, rows)
+	table.Write(w, []string{"JOB", "SOURCE", "LAST PLAN", "STARTED", "FILESYSTEMS"}, rows)
 }
 
 // hostNames are the hosts with their number of workers where that is more than one.

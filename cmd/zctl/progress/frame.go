@@ -120,7 +120,8 @@ func taskLineOf(colors palette, task fleet.TaskProgress, shot fleet.Snapshot, na
 	label := padded(route(task), name)
 	switch task.State {
 	case protocol.TaskSending:
-		return fmt.Sprintf("%s %s %s%s  %s", label, bar(colors, task.Sent, task.Expected), amount(task.Sent, task.Expected),
+		sent, expected := extent(task)
+		return fmt.Sprintf("%s %s %s%s  %s", label, bar(colors, sent, expected), amount(sent, expected),
 			pace(task.Rate, task.Remaining()), colors.quiet.Render(currentStep(task)))
 	case protocol.TaskDone:
 		return fmt.Sprintf("%s %s %s", label, colors.good.Render(padded("done", barWidth)), Bytes(task.Sent))
@@ -149,8 +150,11 @@ func taskLineOf(colors palette, task fleet.TaskProgress, shot fleet.Snapshot, na
 
 func totalLine(colors palette, shot fleet.Snapshot, name int) string {
 	done := shot.Count(protocol.TaskDone)
-	text := fmt.Sprintf("%s %s %d of %s, %s%s", colors.title.Render(padded("everything", name)),
-		bar(colors, shot.Sent(), shot.Expected()), done, Count(len(shot.Tasks), "filesystem"),
+	filled, whole := shot.Sent(), shot.Expected()
+	if whole == 0 { // the sizes are not known, the number of filesystems is
+		filled, whole = uint64(done), uint64(len(shot.Tasks)) //nolint:gosec // never negative
+	}
+	text := fmt.Sprintf("%s %s %d of %s, %s%s", colors.title.Render(padded("everything", name)), bar(colors, filled, whole), done, Count(len(shot.Tasks), "filesystem"),
 		amount(shot.Sent(), shot.Expected()), pace(shot.Rate(), shot.Remaining()))
 	if bad := shot.Count(protocol.TaskFailed, protocol.TaskConflict); bad > 0 {
 		text += colors.bad.Render(fmt.Sprintf(", %d failed", bad))

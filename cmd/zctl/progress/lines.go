@@ -100,7 +100,7 @@ func (l *Lines) task(task fleet.TaskProgress, now time.Time) string {
 	switch task.State {
 	case protocol.TaskSending:
 		if same {
-			return fmt.Sprintf("%s: %s%s", route(task), amount(task.Sent, task.Expected), pace(task.Rate, task.Remaining()))
+			return fmt.Sprintf("%s: %s%s", route(task), amount(extent(task)), pace(task.Rate, task.Remaining()))
 		}
 		return fmt.Sprintf("%s: sending %s", route(task), currentStep(task))
 	case protocol.TaskBackoff:

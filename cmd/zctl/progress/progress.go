@@ -71,7 +71,15 @@ func Duration(d time.Duration) string {
 	return text
 }
 
-// amount is how much of a task is there: "1.2 MiB of 3.4 MiB (35%)".
+// extent is how much of a task is there: of all of it, or of its step where the sizes of later ones are not known.
+func extent(task fleet.TaskProgress) (sent, expected uint64) {
+	if task.Expected == 0 && task.StepExpected > 0 {
+		return task.StepSent, task.StepExpected
+	}
+	return task.Sent, task.Expected
+}
+
+// amount is how much is there: "1.2 MiB of 3.4 MiB (35%)".
 func amount(sent, expected uint64) string {
 	if expected == 0 {
 		return Bytes(sent)
