@@ -23,6 +23,11 @@ func (e *GUIDMismatch) Error() string {
 		e.Version, e.Found, e.Found, e.Wanted, e.Wanted)
 }
 
+// Unwrap makes it a permanent failure: only another plan can help.
+func (e *GUIDMismatch) Unwrap() error {
+	return &protocol.Failure{Kind: protocol.Permanent, Message: e.Error()}
+}
+
 // CursorBackwards says that a cursor was to be set to a version that is not newer than the one it has.
 type CursorBackwards struct {
 	Filesystem string
@@ -40,6 +45,11 @@ func (e *CursorBackwards) Error() string {
 		"guid %d): if the receiver was rolled back on purpose, destroy the bookmark %s first",
 		e.Filesystem, e.JobID, e.Current.FullName(), e.Current.CreateTXG, e.Current.GUID,
 		e.Wanted, e.WantedCreateTXG, e.WantedGUID, e.Current.FullName())
+}
+
+// Unwrap makes it a conflict, which the operator has to decide.
+func (e *CursorBackwards) Unwrap() error {
+	return &protocol.Failure{Kind: protocol.Conflict, Message: e.Error()}
 }
 
 // ListError says that the abstractions of one filesystem could not all be listed.

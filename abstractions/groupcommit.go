@@ -17,6 +17,9 @@ type commitKey struct{ operation, pool, tag string }
 // the same key runs; so a busy pool gets bigger batches, and an idle one hardly waits.
 type committer[T any] struct {
 	window time.Duration
+	// limit is how many names go into one command, those of a single request excepted. What a batch has more goes into further
+	// commands, which run at the same time.
+	limit int
 
 	mu      sync.Mutex
 	open    map[commitKey]*batch[T] // takes further members
@@ -28,13 +31,9 @@ type committer[T any] struct {
 // the same result, and must not change it.
 type sharedCommand[T any] func(ctx context.Context, names []string) (T, error)
 
-// maxBatchNames bounds a batch. [zfs.System.Hold] puts as many into one command.
-const maxBatchNames = 128
-
-// batch is a set of requests that share a command. All but ended is guarded by the committer's mutex.
+// batch is a set of requests that share commands. All but ended is guarded by the committer's mutex.
 type batch[T any] struct {
 	members []*member[T]
-	names   int
 	cancel  context.CancelFunc
 	ended   chan struct{}
 }
@@ -74,9 +73,6 @@ func (c *committer[T]) join(ctx context.Context, key commitKey, request *member[
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	joined := c.open[key]
-	if joined != nil && joined.names+len(request.names) > maxBatchNames {
-		joined = nil // it stays the one that the next waits for
-	}
 	if joined == nil {
 		// The first member's context gives the values, such as its trace; its end does not end the others' command.
 		batchContext, cancel := context.WithCancel(context.WithoutCancel(ctx)) //nolint:gosec // run cancels it
@@ -89,7 +85,6 @@ func (c *committer[T]) join(ctx context.Context, key commitKey, request *member[
 		c.batches.Go(func() { c.run(batchContext, key, joined, previous, command) })
 	}
 	joined.members = append(joined.members, request)
-	joined.names += len(request.names)
 	return joined
 }
 
@@ -142,6 +137,30 @@ func (c *committer[T]) run(ctx context.Context, key commitKey, own, previous *ba
 	c.close(own)
 	members := slices.DeleteFunc(slices.Clone(own.members), func(m *member[T]) bool { return m.gone })
 	c.mu.Unlock()
+	var commands sync.WaitGroup
+	for len(members) > 0 {
+		end := c.share(members)
+		sharing := members[:end]
+		members = members[end:]
+		commands.Go(func() { serve(ctx, sharing, command) })
+	}
+	commands.Wait()
+}
+
+// share is how many of the members, from the first on, can share one command.
+func (c *committer[T]) share(members []*member[T]) int {
+	count := 0
+	for i, request := range members {
+		count += len(request.names)
+		if i > 0 && count > c.limit {
+			return i
+		}
+	}
+	return len(members)
+}
+
+// serve runs one command for the members, and when it fails one for each.
+func serve[T any](ctx context.Context, members []*member[T], command sharedCommand[T]) {
 	var names []string
 	for _, request := range members {
 		for _, name := range request.names {
@@ -149,9 +168,6 @@ func (c *committer[T]) run(ctx context.Context, key commitKey, own, previous *ba
 				names = append(names, name)
 			}
 		}
-	}
-	if len(names) == 0 {
-		return
 	}
 	value, err := command(ctx, names)
 	for _, request := range members {

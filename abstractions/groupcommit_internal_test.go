@@ -25,7 +25,7 @@ var testKey = commitKey{"hold", "tank", "t"}
 func TestGroupCommitAttributesFailures(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := &committer[struct{}]{window: time.Millisecond}
+		c := &committer[struct{}]{window: time.Millisecond, limit: 16}
 		errBad := errors.New("bad")
 		var commands [][]string
 		command := func(_ context.Context, names []string) (struct{}, error) {
@@ -59,7 +59,7 @@ func TestGroupCommitAttributesFailures(t *testing.T) {
 func TestGroupCommitGathersWhileACommandRuns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := &committer[struct{}]{window: time.Millisecond}
+		c := &committer[struct{}]{window: time.Millisecond, limit: 16}
 		var commands [][]string
 		command := func(_ context.Context, names []string) (struct{}, error) {
 			commands = append(commands, slices.Sorted(slices.Values(names)))
@@ -85,26 +85,34 @@ func TestGroupCommitGathersWhileACommandRuns(t *testing.T) {
 	})
 }
 
-func TestGroupCommitBoundsBatches(t *testing.T) {
+func TestGroupCommitBoundsCommands(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := &committer[struct{}]{window: time.Millisecond}
+		c := &committer[struct{}]{window: time.Millisecond, limit: 4}
+		start := time.Now()
+		var mu sync.Mutex
 		var sizes []int
 		var group sync.WaitGroup
-		for i := range 3 {
+		for i, size := range []int{3, 3, 9, 1, 1} {
 			group.Go(func() {
-				names := make([]string, maxBatchNames/2+1)
+				time.Sleep(time.Duration(i) * time.Microsecond) // the order of the requests
+				names := make([]string, size)
 				for j := range names {
 					names[j] = string(rune('a'+i)) + string(rune('A'+j))
 				}
 				require.NoError(t, request(t.Context(), c, testKey, func(_ context.Context, names []string) (struct{}, error) {
+					mu.Lock()
 					sizes = append(sizes, len(names))
+					mu.Unlock()
+					time.Sleep(time.Second)
 					return struct{}{}, nil
 				}, names...))
 			})
 		}
 		group.Wait()
-		require.Equal(t, []int{maxBatchNames/2 + 1, maxBatchNames/2 + 1, maxBatchNames/2 + 1}, sizes)
+		slices.Sort(sizes)
+		require.Equal(t, []int{2, 3, 3, 9}, sizes)
+		require.Equal(t, time.Second+time.Millisecond, time.Since(start), "commands run at the same time")
 		c.wait()
 		require.Empty(t, c.last)
 	})
@@ -113,7 +121,7 @@ func TestGroupCommitBoundsBatches(t *testing.T) {
 func TestGroupCommitEndsWhenNobodyWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := &committer[struct{}]{window: time.Millisecond}
+		c := &committer[struct{}]{window: time.Millisecond, limit: 16}
 		ended := false
 		hang := func(ctx context.Context, names []string) (struct{}, error) {
 			require.Equal(t, []string{"a", "b"}, slices.Sorted(slices.Values(names)))

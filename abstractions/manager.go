@@ -37,6 +37,16 @@ type Options struct {
 
 const defaultGatherFor = 3 * time.Millisecond
 
+const (
+	// holdsTogether is how many snapshots share a zfs hold or zfs release. The commands hold one snapshot after the other, and
+	// wait for a transaction group each time (zfs_main.c, zfs_do_hold_rele_impl): more in one command save the start of a
+	// process, and cost the waiting that commands at the same time would share.
+	holdsTogether = 16
+
+	// listsTogether is how many filesystems share a zfs list.
+	listsTogether = 256
+)
+
 // New makes a Manager over the host's pools.
 func New(system *zfs.System, options Options) *Manager {
 	m := &Manager{zfs: system, log: options.Logger}
@@ -47,7 +57,8 @@ func New(system *zfs.System, options Options) *Manager {
 	if window <= 0 {
 		window = defaultGatherFor
 	}
-	m.commit.window, m.lists.window = window, window
+	m.commit.window, m.commit.limit = window, holdsTogether
+	m.lists.window, m.lists.limit = window, listsTogether
 	return m
 }
 

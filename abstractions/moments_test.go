@@ -243,6 +243,7 @@ func TestCursorOnlyMovesForward(t *testing.T) {
 		require.ErrorContains(t, err, filesystem)
 		require.ErrorContains(t, err, cursorOf(b, job), "the error names the old version")
 		require.ErrorContains(t, err, "tank/d@a", "the error names the new version")
+		require.Equal(t, protocol.Conflict, protocol.KindOf(err, protocol.Transient))
 	}
 	require.Equal(t, before, h.kept())
 
@@ -271,6 +272,7 @@ func TestGUIDMismatches(t *testing.T) {
 	h.zfs("bookmark", filesystem+"@a", filesystem+cursorOf(b, job)) // somebody tinkered
 	_, err = h.manager.AfterConfirmation(t.Context(), h.step(protocol.GuaranteeResumability, &a, b))
 	require.ErrorAs(t, err, &mismatch)
+	require.Equal(t, protocol.Permanent, protocol.KindOf(err, protocol.Transient))
 	require.Equal(t, a.GUID, mismatch.Found)
 	require.Equal(t, []string{cursorOf(b, job)}, h.kept())
 }
