@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -153,4 +154,41 @@ func TestCommandsOfConcurrentSteps(t *testing.T) {
 		}
 		manager.Close()
 	})
+}
+
+// What fails for one filesystem fails for it alone, although it shared its command.
+func TestFailureInASharedCommand(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	const filesystems = 5
+	steps := make([]abstractions.SendStep, filesystems)
+	for i := range steps {
+		name := fmt.Sprintf("tank/fs%d", i)
+		h.zfs("create", name)
+		h.zfs("snapshot", name+"@a")
+		dataset, err := h.system.Get(t.Context(), name)
+		require.NoError(t, err)
+		steps[i] = abstractions.SendStep{
+			Filesystem: name, JobID: job, Protection: protocol.GuaranteeResumability, To: dataset.Versions[0], Dataset: &dataset,
+		}
+	}
+	h.zfs("destroy", "tank/fs3@a")
+	h.manager = abstractions.New(h.system, abstractions.Options{Logger: slog.New(slog.DiscardHandler), GatherFor: 50 * time.Millisecond})
+	failures := make([]error, filesystems)
+	var group sync.WaitGroup
+	for i, step := range steps {
+		group.Go(func() { failures[i] = h.manager.BeforeSend(t.Context(), step) })
+	}
+	group.Wait()
+	for i, step := range steps {
+		if i == 3 {
+			require.ErrorIs(t, failures[i], zfs.ErrDatasetDoesNotExist)
+			require.ErrorContains(t, failures[i], "tank/fs3@a")
+			continue
+		}
+		require.NoError(t, failures[i])
+		versions, err := h.fake.Versions(step.Filesystem)
+		require.NoError(t, err)
+		require.Equal(t, []string{abstractions.HoldTag(abstractions.StepHold, job)}, versions[0].Holds)
+	}
 }
