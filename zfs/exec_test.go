@@ -5,13 +5,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -114,63 +110,4 @@ func TestExecRunnerEndsACommandWhoseOutputIsRefused(t *testing.T) {
 	refused := errors.New("refused")
 	_, err := shellRunner().Run(deadline(t), Command{Args: []string{"zfs", "-c", "exec yes"}, Stdout: failingWriter{refused}})
 	require.ErrorIs(t, err, refused)
-}
-
-// A child must not be left behind when this process is killed.
-func TestExecRunnerChildrenDieWithTheirParent(t *testing.T) {
-	t.Parallel()
-	self, err := os.Executable()
-	require.NoError(t, err)
-	parent := exec.CommandContext(deadline(t), self, "child/orphan")
-	parent.Args[0] = "zfs"
-	stdout, err := parent.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, parent.Start())
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	require.NoError(t, err)
-	pid := strings.TrimSpace(line)
-	require.False(t, ended(pid), "the grandchild runs")
-
-	require.NoError(t, parent.Process.Kill())
-	_ = parent.Wait() // it was killed
-	require.Eventually(t, func() bool { return ended(pid) }, time.Minute, 10*time.Millisecond, "process %s was left behind", pid)
-}
-
-// ended says whether the process is gone, or a zombie that somebody else has to reap.
-func ended(pid string) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%s/stat", pid))
-	if err != nil {
-		return true
-	}
-	_, after, _ := bytes.Cut(stat, []byte(") "))
-	return bytes.HasPrefix(after, []byte("Z"))
-}
-
-// Not parallel, so that no other test opens or closes descriptors meanwhile.
-func TestExecRunnerLeavesNoDescriptorsBehind(t *testing.T) {
-	run := func() {
-		var stdout bytes.Buffer
-		_, err := shellRunner().Run(deadline(t), Command{Args: []string{"zfs", "-c", "echo x; echo y >&2"}, Stdout: &stdout})
-		require.NoError(t, err)
-		_, err = NewExecRunner(WithExecutable("zfs", "/nonexistent")).Run(deadline(t), Command{Args: []string{"zfs"}})
-		require.Error(t, err)
-		stream, err := startSend(deadline(t), shellRunner(), []string{"zfs", "-c", "exec yes"})
-		require.NoError(t, err)
-		_, err = stream.Read(make([]byte, 10))
-		require.NoError(t, err)
-		require.NoError(t, stream.Close())
-	}
-	run()
-	before := openDescriptors(t)
-	for range 20 {
-		run()
-	}
-	require.Equal(t, before, openDescriptors(t))
-}
-
-func openDescriptors(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	require.NoError(t, err)
-	return len(entries)
 }

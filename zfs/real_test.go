@@ -1,3 +1,7 @@
+//go:build linux
+
+// On real OpenZFS, in the virtual machine of itest/vm. For Linux only, since it looks into pipes.
+
 package zfs
 
 import (
