@@ -64,7 +64,8 @@ type (
 	writerOnly struct{ io.Writer }
 )
 
-// cpuPerGiB reports the processor time that the process took for each GiB, user and system, both ends and the pipes' writer and reader included.
+// cpuPerGiB reports the processor time that the process took for each GiB, user and system, both ends and the pipes'
+// writer and reader included.
 func cpuPerGiB(b *testing.B, before time.Duration) {
 	b.Helper()
 	gibibytes := float64(b.N) * benchmarkSize / (1 << 30)

@@ -33,9 +33,9 @@ type CopyOptions struct {
 	// Bytes, where it is not nil, is increased by the bytes of the stream as they move, so that others can watch the
 	// copy without slowing it.
 	Bytes *atomic.Int64
-	// Finish, where it is not nil, is called by CopyFrom once the reader is at its end, and says whether what was read is
-	// the whole stream: an error aborts it. It is for readers whose end does not say so, as the pipe from a child that may
-	// have died. It must be bounded by itself. CopyTo does not use it.
+	// Finish, where it is not nil, is called by CopyFrom once the reader is at its end, and says whether what was read
+	// is the whole stream: an error aborts it. It is for readers whose end does not say so, as the pipe from a child
+	// that may have died. It must be bounded by itself. CopyTo does not use it.
 	Finish func() error
 }
 

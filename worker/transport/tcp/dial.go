@@ -27,17 +27,18 @@ const (
 
 // DialOptions are the sender's wishes for a connection.
 type DialOptions struct {
-	// Stall is how long the receiver may give no sign of life. Zero is DefaultStall. The receiver is told, and gives signs
-	// of life at a third of it.
+	// Stall is how long the receiver may give no sign of life. Zero is DefaultStall. The receiver is told, and gives
+	// signs of life at a third of it.
 	Stall time.Duration
 	// Logger may be nil.
 	Logger *slog.Logger
 }
 
-// Dial connects to the receiver that made the offer, shows the offer's secret and sends the header. The offer's addresses
-// are tried in order, each a quarter of a second after the one before or as soon as that has failed, and the first that
-// connects and accepts is used. It returns once the receiver has accepted. The error is a *protocol.Failure: the receiver's
-// own if it refused for a reason that another try does not change, and otherwise a transient one that names what happened at each address.
+// Dial connects to the receiver that made the offer, shows the offer's secret and sends the header. The offer's
+// addresses are tried in order, each a quarter of a second after the one before or as soon as that has failed, and the
+// first that connects and accepts is used. It returns once the receiver has accepted. The error is a *protocol.Failure:
+// the receiver's own if it refused for a reason that another try does not change, and otherwise a transient one that
+// names what happened at each address.
 func Dial(ctx context.Context, offer protocol.Offer, header protocol.StreamHeader, opts DialOptions) (*Outgoing, error) {
 	if len(offer.Addresses) == 0 || len(offer.Secret) != secretSize || offer.TLS && len(offer.Fingerprint) == 0 {
 		return nil, protocol.Failf(protocol.Permanent,

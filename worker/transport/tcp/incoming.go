@@ -40,14 +40,14 @@ func (c *Incoming) RemoteAddr() net.Addr { return c.link.socket.RemoteAddr() }
 // that the stream was complete, and its length was that of what arrived. Otherwise it is
 //
 //   - the sender's own *protocol.Failure, if the sender gave up;
-//   - a transient *protocol.Failure, if the connection ended early, the sender gave no sign of life for the stall time, or no
-//     byte moved for the idle time;
+//   - a transient *protocol.Failure, if the connection ended early, the sender gave no sign of life for the stall time,
+//     or no byte moved for the idle time;
 //   - w's error, wrapped, if w failed: zfs recv has ended, and its own exit says why;
 //   - a *protocol.Failure for ctx's cause, if ctx ended.
 //
 // After any of them the connection is good for a Confirm with a failure. CopyTo does not close w, unless it has to
-// interrupt a Write and w has no write deadlines. Where w is a pipe, or has a method File() *os.File that gives one, and the
-// connection is plain TCP on Linux, the bytes are spliced.
+// interrupt a Write and w has no write deadlines. Where w is a pipe, or has a method File() *os.File that gives one,
+// and the connection is plain TCP on Linux, the bytes are spliced.
 func (c *Incoming) CopyTo(ctx context.Context, w io.Writer, opts CopyOptions) (int64, error) {
 	stall := opts.stallOr(DefaultStall)
 	c.link.socket.expectLife(stall)
@@ -172,10 +172,10 @@ func (c *Incoming) copyData(w io.Writer, length int, buffer []byte, m *meter) er
 	return nil
 }
 
-// Confirm tells the sender how the step ended for the receiver: that To is there and protected, or the failure. It can be
-// called once, at any time after Accept, also while the sender is still sending. It returns when the sender has closed its
-// side, having read the confirmation, or a few seconds after it was written. A confirmation without a failure is refused
-// unless CopyTo has received the whole stream.
+// Confirm tells the sender how the step ended for the receiver: that To is there and protected, or the failure. It can
+// be called once, at any time after Accept, also while the sender is still sending. It returns when the sender has
+// closed its side, having read the confirmation, or a few seconds after it was written. A confirmation without a
+// failure is refused unless CopyTo has received the whole stream.
 func (c *Incoming) Confirm(ctx context.Context, conf protocol.Confirmation) error {
 	if conf.Failure == nil && !c.complete.Load() {
 		return protocol.Failf(protocol.Permanent, "step %s: a stream that was not completely received cannot be confirmed", c.header.Ref)
@@ -191,6 +191,6 @@ func (c *Incoming) Confirm(ctx context.Context, conf protocol.Confirmation) erro
 	return nil
 }
 
-// Close ends the connection and waits for its goroutine. Without a Confirm before, the sender sees a transient failure. It
-// is idempotent.
+// Close ends the connection and waits for its goroutine. Without a Confirm before, the sender sees a transient failure.
+// It is idempotent.
 func (c *Incoming) Close() error { return c.link.close() }

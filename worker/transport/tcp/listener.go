@@ -364,8 +364,8 @@ func (e *Expectation) Accept(ctx context.Context) (*Incoming, error) {
 	return nil, transient(fmt.Sprintf("step %s: waiting for the sender to connect to %v", e.ref, e.listener.addresses), e.err)
 }
 
-// Close ends the expectation: its secret is good for nothing from now on, and a connection that Accept has not returned is
-// closed. It is idempotent.
+// Close ends the expectation: its secret is good for nothing from now on, and a connection that Accept has not returned
+// is closed. It is idempotent.
 func (e *Expectation) Close() { e.end(errExpectationClosed) }
 
 // end ends the expectation with a reason, unless it has ended before.

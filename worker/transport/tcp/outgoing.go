@@ -69,21 +69,22 @@ func (o *Outgoing) listen() error {
 	}
 }
 
-// CopyFrom sends what r gives as the stream, and returns the number of bytes. When r is at its end and opts.Finish agrees,
-// it tells the receiver that the stream is complete; Confirmation then waits for the receiver. Otherwise the error is
+// CopyFrom sends what r gives as the stream, and returns the number of bytes. When r is at its end and opts.Finish
+// agrees, it tells the receiver that the stream is complete; Confirmation then waits for the receiver. Otherwise the
+// error is
 //
 //   - the receiver's own *protocol.Failure, if the receiver gave up, however early;
 //   - r's or Finish's error, wrapped: the receiver is told, and gets it as its failure;
-//   - a transient *protocol.Failure, if the connection broke, the receiver gave no sign of life for the stall time, or no byte
-//     moved for the idle time;
+//   - a transient *protocol.Failure, if the connection broke, the receiver gave no sign of life for the stall time, or
+//     no byte moved for the idle time;
 //   - a *protocol.Failure for ctx's cause, if ctx ended: the receiver is told where that is still possible.
 //
-// After an error the connection is of no more use, but to be closed. CopyFrom does not close r, unless it has to interrupt a
-// Read and r has no read deadlines.
+// After an error the connection is of no more use, but to be closed. CopyFrom does not close r, unless it has to
+// interrupt a Read and r has no read deadlines.
 //
-// Where r has the methods File() *os.File and Wait() error, as zfs.SendStream does, the file is read in the place of r, and at
-// its end Wait says whether it was the whole stream. Where r or that file is a pipe and the connection is plain TCP on Linux, the bytes
-// are spliced.
+// Where r has the methods File() *os.File and Wait() error, as zfs.SendStream does, the file is read in the place of r,
+// and at its end Wait says whether it was the whole stream. Where r or that file is a pipe and the connection is plain
+// TCP on Linux, the bytes are spliced.
 func (o *Outgoing) CopyFrom(ctx context.Context, r io.Reader, opts CopyOptions) (int64, error) {
 	stall := opts.stallOr(o.stall)
 	if stall != o.stall {
@@ -151,8 +152,8 @@ func (o *Outgoing) giveUp(ctx context.Context, err, cause error) error {
 	return transient("sending the stream", errEarlyConfirmation)
 }
 
-// Abort tells the receiver that there will be no stream, and why, and closes the connection. It is for a sender that fails
-// between Dial and CopyFrom; CopyFrom itself tells the receiver of what fails within it.
+// Abort tells the receiver that there will be no stream, and why, and closes the connection. It is for a sender that
+// fails between Dial and CopyFrom; CopyFrom itself tells the receiver of what fails within it.
 func (o *Outgoing) Abort(ctx context.Context, failure *protocol.Failure) {
 	if o.abort(failure) {
 		o.awaitLast(ctx)
@@ -171,8 +172,8 @@ func (o *Outgoing) awaitLast(ctx context.Context) {
 	}
 }
 
-// abort tells the receiver why the stream ends early. It says whether that was possible: within a frame it is not, and the
-// receiver sees the connection end there, which is a failure too.
+// abort tells the receiver why the stream ends early. It says whether that was possible: within a frame it is not, and
+// the receiver sees the connection end there, which is a failure too.
 func (o *Outgoing) abort(failure *protocol.Failure) bool {
 	o.link.socket.stopWriting()
 	o.link.endAlive()
@@ -212,9 +213,9 @@ func (o *Outgoing) send(r source, m *meter) error {
 }
 
 // Confirmation waits for the receiver to say how the step ended, and closes the connection. The error is a transient
-// *protocol.Failure if ctx ends first (its deadline is the bound for the receiver's work after the stream), the connection
-// breaks, or the receiver gives no sign of life for the stall time. If the receiver says that it failed, its failure is both in the
-// confirmation and the error.
+// *protocol.Failure if ctx ends first (its deadline is the bound for the receiver's work after the stream), the
+// connection breaks, or the receiver gives no sign of life for the stall time. If the receiver says that it failed, its
+// failure is both in the confirmation and the error.
 func (o *Outgoing) Confirmation(ctx context.Context) (protocol.Confirmation, error) {
 	select {
 	case <-o.stopped:

@@ -24,9 +24,9 @@ func (e *silenceError) Error() string { return fmt.Sprintf("stalled: no sign of 
 
 // socket is a connection below TLS, or the plain connection itself.
 //
-// Each Read may wait for the stall time, counted from its own beginning, so that any byte that arrives is progress however
-// slow the connection is. Writes have no deadline: a full send buffer is the receiver's back-pressure, and whether the
-// receiver lives is seen from what it sends.
+// Each Read may wait for the stall time, counted from its own beginning, so that any byte that arrives is progress
+// however slow the connection is. Writes have no deadline: a full send buffer is the receiver's back-pressure, and
+// whether the receiver lives is seen from what it sends.
 //
 // A TLS connection writes each record of 16 KiB by itself. When it coalesces, a socket gathers them until flush, which
 // makes one system call of a whole frame.

@@ -183,8 +183,8 @@ func (s *splicer) copyRest(left int, m *meter) error {
 	return nil
 }
 
-// receive moves a frame's payload of length bytes into the pipe, and gives what is left of it where splicing turned out to
-// be impossible.
+// receive moves a frame's payload of length bytes into the pipe, and gives what is left of it where splicing turned out
+// to be impossible.
 func (s *splicer) receive(length int, m *meter) (int, error) {
 	for length > 0 {
 		moved, err := s.receiveSome(length)
@@ -200,8 +200,9 @@ func (s *splicer) receive(length int, m *meter) (int, error) {
 	return 0, nil
 }
 
-// receiveSome moves at least one byte. Whether a splice that would block waits for the connection or the pipe is seen from
-// whether there are bytes in the connection; it is tried again each time a wait begins, so that no readiness is missed.
+// receiveSome moves at least one byte. Whether a splice that would block waits for the connection or the pipe is seen
+// from whether there are bytes in the connection; it is tried again each time a wait begins, so that no readiness is
+// missed.
 func (s *splicer) receiveSome(length int) (int, error) {
 	var moved int64
 	var spliceErr, otherErr error
