@@ -119,7 +119,7 @@ func TestBatches(t *testing.T) {
 			require.True(t, len(batch) == 1 || len(strings.Join(batch, ",")) < size)
 			all = append(all, batch...)
 		}
-		require.Equal(t, len(names), len(all))
+		require.Len(t, all, len(names))
 		for i := range names {
 			require.Equal(t, names[i], all[i])
 		}

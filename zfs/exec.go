@@ -63,7 +63,7 @@ func (r *execRunner) Run(ctx context.Context, command Command) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	cmd := exec.Command(path, command.Args[1:]...) //nolint:gosec // running the given command is what a Runner is for
+	cmd := exec.CommandContext(ctx, path, command.Args[1:]...)
 	cmd.Args[0] = command.Args[0]
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.SysProcAttr = dieWithParent()
@@ -72,8 +72,7 @@ func (r *execRunner) Run(ctx context.Context, command Command) (Result, error) {
 		cmd.Stdin = command.Stdin
 	}
 	pipes := &childPipes{}
-	defer pipes.wait()
-	defer pipes.closeWriters()
+	defer pipes.close()
 	switch {
 	case stdoutIsFile && stdoutFile != nil:
 		cmd.Stdout = stdoutFile
@@ -105,9 +104,7 @@ func (r *execRunner) Run(ctx context.Context, command Command) (Result, error) {
 	}
 	pipes.closeWriters()
 
-	stopKilling := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() }) // an error means that it has ended already
 	waitErr := cmd.Wait()
-	stopKilling()
 	pipes.childEnded()
 	writeErr := pipes.wait()
 
@@ -183,6 +180,12 @@ func (p *childPipes) closeWriters() {
 	for _, writer := range p.writers {
 		closeFile(writer)
 	}
+}
+
+// close is for a command that may not have been started: nobody writes to the pipes any more.
+func (p *childPipes) close() {
+	p.closeWriters()
+	p.copies.Wait()
 }
 
 // childEnded makes sure that the copies end: what is in the pipes now is read; what a grandchild keeps open is not

@@ -45,7 +45,7 @@ func ended(pid string) bool {
 	return bytes.HasPrefix(after, []byte("Z"))
 }
 
-// Not parallel, so that no other test opens or closes descriptors meanwhile.
+//nolint:paralleltest // no other test may open or close descriptors meanwhile
 func TestExecRunnerLeavesNoDescriptorsBehind(t *testing.T) {
 	run := func() {
 		var stdout bytes.Buffer

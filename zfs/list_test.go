@@ -239,7 +239,7 @@ func TestLineWriterDoesNotDependOnPieces(t *testing.T) {
 			output = output[n:]
 		}
 		require.NoError(t, w.finish("test"))
-		require.Equal(t, len(want), len(have))
+		require.Len(t, have, len(want))
 		for i := range want {
 			require.Equal(t, want[i], have[i])
 		}

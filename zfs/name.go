@@ -164,7 +164,7 @@ func validChar(c byte) bool {
 // tags with tabs or line breaks are refused, since they could not be told apart in the output of zfs holds, and tags that
 // begin with "-", which would be read as options.
 func ValidateHoldTag(tag string) error {
-	reason := ""
+	var reason string
 	switch {
 	case tag == "":
 		reason = "it is empty"

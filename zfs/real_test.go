@@ -22,23 +22,23 @@ import (
 	"github.com/zfleet/zfleet/zfs/zfstest"
 )
 
-// real is the System of this host's OpenZFS; commands beside its own are run with must.
-type real struct {
+// realZFS is the System of this host's OpenZFS; commands beside its own are run with must.
+type realZFS struct {
 	*System
 
 	t      *testing.T
 	runner Runner
 }
 
-func newReal(t *testing.T) real {
+func newReal(t *testing.T) realZFS {
 	t.Helper()
 	zfstest.RequireReal(t)
 	runner := NewExecRunner()
-	return real{System: New(runner), t: t, runner: runner}
+	return realZFS{System: New(runner), t: t, runner: runner}
 }
 
 // must runs a command that only prepares the test.
-func (r real) must(args ...string) string {
+func (r realZFS) must(args ...string) string {
 	r.t.Helper()
 	var stdout bytes.Buffer
 	result, err := r.runner.Run(r.ctx(), Command{Args: args, Stdout: &stdout})
@@ -48,7 +48,7 @@ func (r real) must(args ...string) string {
 }
 
 // ctx bounds what an emulated machine may take for one operation.
-func (r real) ctx() context.Context {
+func (r realZFS) ctx() context.Context {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), 3*time.Minute)
 	r.t.Cleanup(cancel)
@@ -56,7 +56,7 @@ func (r real) ctx() context.Context {
 }
 
 // write puts random bytes into a file of a filesystem that is mounted where it inherits it.
-func (r real) write(dataset, file string, size int) {
+func (r realZFS) write(dataset, file string, size int) {
 	r.t.Helper()
 	mountpoint := r.must("zfs", "get", "-Hp", "-o", "value", "mountpoint", dataset)
 	content := make([]byte, size)
@@ -65,7 +65,7 @@ func (r real) write(dataset, file string, size int) {
 	require.NoError(r.t, os.WriteFile(filepath.Join(mountpoint[:len(mountpoint)-1], file), content, 0o600))
 }
 
-func (r real) get(dataset string) Dataset {
+func (r realZFS) get(dataset string) Dataset {
 	r.t.Helper()
 	d, err := r.Get(r.ctx(), dataset)
 	require.NoError(r.t, err)
@@ -73,7 +73,7 @@ func (r real) get(dataset string) Dataset {
 }
 
 // ref is the version as the dataset has it.
-func (r real) ref(dataset string, versionType VersionType, name string) VersionRef {
+func (r realZFS) ref(dataset string, versionType VersionType, name string) VersionRef {
 	r.t.Helper()
 	version, ok := r.get(dataset).Version(versionType, name)
 	require.True(r.t, ok, "%s has %s%s", dataset, versionType.separator(), name)
@@ -81,7 +81,7 @@ func (r real) ref(dataset string, versionType VersionType, name string) VersionR
 }
 
 // send starts a validated send.
-func (r real) send(args SendArgs) *SendStream {
+func (r realZFS) send(args SendArgs) *SendStream {
 	r.t.Helper()
 	valid, err := r.ValidateSend(r.ctx(), args)
 	require.NoError(r.t, err)
@@ -91,7 +91,7 @@ func (r real) send(args SendArgs) *SendStream {
 }
 
 // replicate sends and receives, by way of the file descriptor.
-func (r real) replicate(args SendArgs, recv RecvArgs) error {
+func (r realZFS) replicate(args SendArgs, recv RecvArgs) error {
 	r.t.Helper()
 	stream := r.send(args)
 	err := r.Recv(r.ctx(), recv, stream.File())
@@ -106,7 +106,7 @@ func (r real) replicate(args SendArgs, recv RecvArgs) error {
 }
 
 // snapshots makes a filesystem with a snapshot for each name, and size new bytes in each.
-func (r real) snapshots(dataset string, size int, names ...string) {
+func (r realZFS) snapshots(dataset string, size int, names ...string) {
 	r.t.Helper()
 	r.must("zfs", "create", dataset)
 	for _, name := range names {

@@ -310,6 +310,9 @@ type feed struct {
 	stream io.Reader
 	done   chan struct{}
 	err    error // of reading the stream; not changed after done is closed
+
+	// interrupted is of the goroutine that calls interrupt and wait.
+	interrupted bool
 }
 
 // copyBuffer is the size of the pieces that are copied; a default pipe's is 64 KiB.
@@ -348,6 +351,7 @@ func (f *feed) interrupt() {
 		return
 	default:
 	}
+	f.interrupted = true
 	switch stream := f.stream.(type) {
 	case interface{ SetReadDeadline(t time.Time) error }:
 		if stream.SetReadDeadline(time.Unix(1, 0)) == nil {
@@ -367,8 +371,8 @@ func (f *feed) wait(ctx context.Context) error {
 		f.interrupt()
 		<-f.done
 	}
-	if errors.Is(f.err, os.ErrDeadlineExceeded) || errors.Is(f.err, os.ErrClosed) {
-		return nil // interrupted, or as good as
+	if f.interrupted {
+		return nil // what the Read said then, it was made to say
 	}
 	return f.err
 }
