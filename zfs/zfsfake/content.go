@@ -199,12 +199,12 @@ func (x extent) read(buffer []byte, from uint64) {
 // generate fills buffer with the bytes of seed's endless stream from position start on.
 func generate(buffer []byte, seed, start uint64) {
 	var word [8]byte
-	if skip := start % 8; skip != 0 {
-		binary.LittleEndian.PutUint64(word[:], splitmix(seed^splitmix(start/8)))
-		n := copy(buffer, word[skip:])
-		buffer, start = buffer[n:], start+uint64(n)
-	}
 	index := start / 8
+	if skip := start % 8; skip != 0 {
+		binary.LittleEndian.PutUint64(word[:], splitmix(seed^splitmix(index)))
+		buffer = buffer[copy(buffer, word[skip:]):]
+		index++
+	}
 	for len(buffer) >= 8 {
 		binary.LittleEndian.PutUint64(buffer, splitmix(seed^splitmix(index)))
 		buffer = buffer[8:]
@@ -269,7 +269,7 @@ func (c *content) hash() string {
 	h := sha256.New()
 	for _, path := range paths {
 		sum := c.files[path].hash()
-		fmt.Fprintf(h, "%d:%s", len(path), path)
+		h.Write(fmt.Appendf(nil, "%d:%s", len(path), path))
 		h.Write(sum[:])
 	}
 	return hex.EncodeToString(h.Sum(nil))

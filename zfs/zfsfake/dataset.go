@@ -288,7 +288,7 @@ func (p *process) checkEncryption(props map[string]string, parent *dataset, key 
 	case !asked && parent.encryption == "" && !ownKey:
 		return "", true
 	case !asked && parent.encryption == "":
-		p.errorf("%s: Encryption must be turned on to set encryption parameters.\n", prefix)
+		p.errorf("%s: Encryption must be turned on to set encryption properties.\n", prefix)
 		return "", false
 	case asked && parent.encryption == "" && !ownKey:
 		p.errorf("%s: Keyformat required for new encryption root.\n", prefix)
@@ -451,9 +451,6 @@ func (p *process) zfsSnapshot() int {
 			visit(o.dataset)
 		}
 	}
-	slices.SortFunc(targets, func(a, b target) int {
-		return strings.Compare(a.dataset.name+"@"+a.name, b.dataset.name+"@"+b.name)
-	})
 	fail := func() int {
 		if recursive || len(operands) > 1 {
 			p.errorf("no snapshots were created\n")
@@ -484,7 +481,7 @@ func (p *process) zfsSnapshot() int {
 		reason := ""
 		switch {
 		case t.dataset.pool != targets[0].dataset.pool:
-			p.errorf("cannot create snapshots : operation crosses datasets or pools\n")
+			p.errorf("cannot create snapshots : multiple snapshots of same fs not allowed\n") // as EXDEV is read
 			return fail()
 		case t.dataset.pool.readOnly:
 			reason = "pool is read-only"
@@ -931,7 +928,7 @@ func (p *process) changeKey(operands []string, verb string, loaded bool) int {
 	reason := ""
 	switch {
 	case d.keyRoot == nil:
-		reason = "dataset not encrypted."
+		reason = "'" + d.name + "' is not encrypted."
 	case d.keyRoot != d:
 		reason = "Keys must be " + verb + "ed for encryption root of '" + d.name + "' (" + d.keyRoot.name + ")."
 	case d.keyLoaded == loaded && loaded:

@@ -9,7 +9,6 @@ type destruction struct {
 	recursive bool
 	clones    bool
 	dryRun    bool
-	verbose   bool
 }
 
 func (p *process) zfsDestroy() int {
@@ -79,12 +78,12 @@ func (p *process) destroySnapshots(operand string, how destruction) int {
 	if !how.clones && !how.deferred {
 		cloned := false
 		for _, s := range chosen {
-			if len(s.clones) > 0 {
+			if clones := s.cloneNames(); len(clones) > 0 {
 				cloned = true
 				p.errorf("cannot destroy '%s': snapshot has dependent clones\n", s.full())
 				p.errorf("use '-R' to destroy the following datasets:\n")
-				for _, clone := range s.clones {
-					p.errorf("%s\n", clone.name)
+				for _, clone := range clones {
+					p.errorf("%s\n", clone)
 				}
 			}
 		}
@@ -119,9 +118,11 @@ func (p *process) destroyAll(chosen []*snapshot, deferred bool) int {
 		switch {
 		case s.dataset.pool.readOnly:
 			reason = "pool is read-only"
-		case s.senders > 0, !deferred && len(s.holds) > 0, s.receivedUpon():
+		case s.senders > 0:
 			reason = "dataset is busy"
-		case !deferred && len(s.clones) > 0:
+		case !deferred && len(s.holds) > 0:
+			reason = "it's being held. Run 'zfs holds -r " + s.full() + "' to see holders."
+		case !deferred && len(s.cloneNames()) > 0:
 			reason = "snapshot is cloned"
 		}
 		if reason != "" {
@@ -134,18 +135,30 @@ func (p *process) destroyAll(chosen []*snapshot, deferred bool) int {
 	}
 	for _, s := range chosen {
 		s.dataset.pool.nextTXG()
-		if deferred && (len(s.holds) > 0 || len(s.clones) > 0) {
-			s.deferDestroy = true
-			continue
-		}
-		s.dataset.removeSnapshot(s)
+		s.deferDestroy = true
+		s.settle()
 	}
 	return 0
 }
 
-// receivedUpon says whether an incremental receive, running or broken off, builds upon s: its hidden clone keeps s.
-func (s *snapshot) receivedUpon() bool {
-	return s.dataset.receive != nil && s.dataset.receive.upon == s
+// cloneNames names what depends on s: clones, and the hidden one that an incremental receive, running or broken off,
+// keeps below its dataset.
+func (s *snapshot) cloneNames() []string {
+	var names []string
+	if r := s.dataset.receive; r != nil && r.upon == s {
+		names = append(names, s.dataset.name+"/%recv")
+	}
+	for _, clone := range s.clones {
+		names = append(names, clone.name)
+	}
+	return names
+}
+
+// settle removes a snapshot whose destruction was put off once nothing needs it any more.
+func (s *snapshot) settle() {
+	if s.deferDestroy && len(s.holds) == 0 && len(s.cloneNames()) == 0 && s.dataset.byName[s.name] == s {
+		s.dataset.removeSnapshot(s)
+	}
 }
 
 // specified answers the snapshots that a list of names and ranges such as a,b%c means; names that are not there are
@@ -276,8 +289,9 @@ func (p *process) destroyTree(d *dataset) int {
 	if len(d.snapshots) > 0 {
 		all := append([]*snapshot(nil), d.snapshots...)
 		byTXG(all)
+		d.receive = d.receive.unlessPartial()
 		if p.destroyAll(all, false) != 0 {
-			code = 1
+			return 1 // the dataset is not tried
 		}
 	}
 	if d.parent == nil {

@@ -202,18 +202,6 @@ func (f *Fake) snapshot(full string) *snapshot {
 	return nil
 }
 
-// bookmark finds a bookmark by its full name; the caller holds f.state.
-func (f *Fake) bookmark(full string) *bookmark {
-	name, mark, ok := strings.Cut(full, "#")
-	if !ok {
-		return nil
-	}
-	if d := f.dataset(name); d != nil {
-		return d.bookmarks[mark]
-	}
-	return nil
-}
-
 // poolNames answers the pools' names, sorted; the caller holds f.state.
 func (f *Fake) poolNames() []string {
 	names := make([]string, 0, len(f.pools))

@@ -86,9 +86,7 @@ func (p *process) zfsRelease() int {
 		d.pool.nextTXG()
 		for _, s := range found {
 			delete(s.holds, tag)
-			if s.deferDestroy && len(s.holds) == 0 && len(s.clones) == 0 {
-				s.dataset.removeSnapshot(s)
-			}
+			s.settle()
 		}
 		return true
 	})
@@ -303,7 +301,7 @@ func (p *process) zfsBookmark() int {
 	if o.snapshot != nil {
 		b.creation = o.snapshot.creation
 		b.referenced = o.snapshot.content.bytes + emptyDatasetBytes
-		d.pool.features["bookmark_written"] = "active"
+		d.pool.features["bookmark_v2"], d.pool.features["bookmark_written"] = "active", "active"
 	} else {
 		b.creation, b.referenced = o.bookmark.creation, o.bookmark.referenced
 	}

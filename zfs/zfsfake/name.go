@@ -2,10 +2,7 @@
 
 package zfsfake
 
-import (
-	"fmt"
-	"strings"
-)
+import "strings"
 
 const (
 	maxNameLength = 255
@@ -34,7 +31,7 @@ func nameProblem(name string) string {
 		}
 		for i := range len(component) {
 			if c := component[i]; !validNameByte(c) && c != '%' {
-				return fmt.Sprintf("invalid character '%c' in name", rune(c))
+				return "invalid character '" + string([]byte{c}) + "' in name"
 			}
 		}
 		if end == len(name) || name[end] == '/' {

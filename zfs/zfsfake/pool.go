@@ -221,10 +221,7 @@ func (d *dataset) detach() {
 				break
 			}
 		}
-		origin := d.origin
-		if origin.deferDestroy && len(origin.holds) == 0 && len(origin.clones) == 0 {
-			origin.dataset.removeSnapshot(origin)
-		}
+		d.origin.settle()
 	}
 }
 

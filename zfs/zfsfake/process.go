@@ -286,8 +286,9 @@ func (in *input) open(file *os.File, record *Record, plan *plan) {
 	if file == nil {
 		return
 	}
-	in.file = adopt(file)
-	in.stop = context.AfterFunc(in.ctx, func() { _ = in.file.SetReadDeadline(time.Unix(1, 0)) })
+	file = adopt(file)
+	in.file = file
+	in.stop = context.AfterFunc(in.ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })
 }
 
 func (in *input) close() {
@@ -351,8 +352,9 @@ func (out *output) open(writer io.Writer, record *Record, plan *plan) {
 		}
 		return
 	}
-	out.file = adopt(file)
-	out.stop = context.AfterFunc(out.ctx, func() { _ = out.file.SetWriteDeadline(time.Unix(1, 0)) })
+	file = adopt(file)
+	out.file = file
+	out.stop = context.AfterFunc(out.ctx, func() { _ = file.SetWriteDeadline(time.Unix(1, 0)) })
 }
 
 func (out *output) close() {
@@ -419,15 +421,16 @@ func (out *output) emit(data []byte) (int, error) {
 // adopt answers a file whose reads and writes can be interrupted by a deadline: f itself, or a copy of it where f was
 // put into blocking mode. Files that cannot block are taken as they are.
 func adopt(f *os.File) *os.File {
-	if f.SetDeadline(time.Time{}) == nil {
-		return f
-	}
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return f
 	}
+	pollable := f.SetDeadline(time.Time{}) == nil
 	descriptor := -1
 	_ = raw.Control(func(fd uintptr) {
+		if status, err := unix.FcntlInt(fd, unix.F_GETFL, 0); pollable && err == nil && status&unix.O_NONBLOCK != 0 {
+			return
+		}
 		if duplicate, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
 			descriptor = duplicate
 		}

@@ -345,7 +345,7 @@ func (o object) native(p native, exact bool) (string, source, bool) {
 		for _, clone := range s.clones {
 			names = append(names, clone.name)
 		}
-		return strings.Join(names, ","), none, true
+		return strings.Join(names, ","), none, len(names) > 0
 	case "numclones":
 		return number(uint64(len(s.clones)))
 	case "userrefs":
@@ -394,10 +394,11 @@ func (o object) native(p native, exact bool) (string, source, bool) {
 			return "none", source{kind: "default"}, true
 		}
 	case "keyformat", "pbkdf2iters":
-		if d.keyRoot != nil && d.keyRoot != d {
+		if d.keyRoot != nil {
 			value, _, ok := d.keyRoot.lookup(p.name, false)
 			return value, none, ok
 		}
+		return p.standard, source{kind: "default"}, true
 	case "mountpoint":
 		return d.mountpoint()
 	}

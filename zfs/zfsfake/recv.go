@@ -161,8 +161,25 @@ func (p *process) abortReceive(name string) int {
 	if d.inconsistent {
 		d.detach()
 	}
-	d.receive = nil
+	d.endReceive()
 	return 0
+}
+
+// endReceive forgets the receive, and with it what it has kept from being destroyed.
+func (d *dataset) endReceive() {
+	upon := d.receive.upon
+	d.receive = nil
+	if upon != nil {
+		upon.settle()
+	}
+}
+
+// unlessPartial answers the receive if it is running: a broken one goes with its dataset.
+func (r *receive) unlessPartial() *receive {
+	if r != nil && !r.running {
+		return nil
+	}
+	return r
 }
 
 // receiveStreams receives what is on standard input: one stream, or a package of them.
@@ -298,6 +315,7 @@ func (g *receiving) run() bool {
 		return false
 	case receiveSkipped:
 		return g.skip()
+	case receiveBegun:
 	}
 	if g.flags.verbose {
 		what := "incremental"
@@ -435,6 +453,9 @@ func (g *receiving) beginNew(poolName string) beginning {
 	switch {
 	case !g.features(parent.pool):
 		return receiveRefused
+	case strings.Contains(g.name+g.snap, "%"):
+		g.invalid()
+		return receiveRefused
 	case cipher != "" && g.header.Embedded:
 		g.fail("incompatible embedded data stream feature with encrypted receive.")
 		return receiveRefused
@@ -562,13 +583,16 @@ func (g *receiving) busy(d *dataset) {
 	g.fail("dataset is busy")
 }
 
-// invalid is what libzfs makes of EINVAL.
+// invalid is what libzfs makes of EINVAL, whatever the kernel meant by it.
 func (g *receiving) invalid() {
-	if g.flags.resumable {
+	switch {
+	case g.header.Embedded && !g.header.Raw:
+		g.fail("incompatible embedded data stream feature with encrypted receive.")
+	case g.flags.resumable:
 		g.fail("kernel modules must be upgraded to receive this stream.")
-		return
+	default:
+		g.fail("invalid backup stream")
 	}
-	g.fail("invalid backup stream")
 }
 
 func (d *dataset) hasGUID(guid uint64) bool {
@@ -604,7 +628,11 @@ func (g *receiving) overrides() (map[string]string, bool) {
 			g.process.errorf("Warning: %s: property '%s' does not apply to datasets of this type\n", g.name, name)
 		}
 	}
-	return g.process.validProperties(g.flags.override, kind, true, g.prefix)
+	props, ok := g.process.validProperties(g.flags.override, kind, true, g.prefix)
+	if !ok {
+		g.fail("invalid property value")
+	}
+	return props, ok
 }
 
 // start makes the state of a receive that begins.
@@ -792,7 +820,7 @@ func (g *receiving) stop(keep bool) bool {
 		r.content.bytes = recount(r.content)
 		return true
 	}
-	d.receive = nil
+	d.endReceive()
 	if d.inconsistent {
 		d.detach()
 	} else {
@@ -862,7 +890,7 @@ func (g *receiving) finish() bool {
 			return false
 		case slices.ContainsFunc(later, func(s *snapshot) bool { return len(s.holds) > 0 || s.senders > 0 }):
 			g.stop(true)
-			g.busy(d)
+			g.fail("dataset is busy")
 			return false
 		}
 		for _, s := range later {
@@ -871,7 +899,7 @@ func (g *receiving) finish() bool {
 	}
 	r.content.bytes = recount(r.content)
 	d.live = r.content
-	d.receive, d.inconsistent = nil, false
+	d.inconsistent = false
 	d.volume = g.header.Volume
 	if g.header.Volume && g.header.Size != "" {
 		d.props.set("volsize", g.header.Size)
@@ -882,6 +910,7 @@ func (g *receiving) finish() bool {
 			s.props.change(name, func(v *property) { v.received = &value })
 		}
 	}
+	d.endReceive()
 	if g.newDataset && !g.flags.unmounted {
 		d.mounted = d.mountable()
 	}

@@ -202,7 +202,8 @@ func (p *process) newSending(o object, flags sendFlags) *sending {
 	d := o.dataset
 	s := &sending{dataset: d, snapshot: o.snapshot}
 	s.header = streamHeader{
-		Volume: d.volume, Compressed: flags.compressed, LargeBlocks: flags.large, Embedded: flags.embedded,
+		Volume: d.volume, Compressed: flags.compressed, LargeBlocks: flags.large && d.hasLargeBlocks(),
+		Embedded: flags.embedded,
 	}
 	if o.snapshot != nil {
 		s.toName, s.content = o.snapshot.full(), o.snapshot.content
@@ -223,6 +224,13 @@ func (p *process) newSending(o object, flags sendFlags) *sending {
 		}
 	}
 	return s
+}
+
+// hasLargeBlocks says whether the dataset has records over 128 KiB, without which -L changes nothing.
+func (d *dataset) hasLargeBlocks() bool {
+	value, _, _ := d.lookup("recordsize", true)
+	size, _ := parseSize(value)
+	return size > 128<<10
 }
 
 // hold keeps what is sent from being destroyed; the caller holds the fake's state.
@@ -363,6 +371,9 @@ func (p *process) prepareRange(dataset, to, from string, flags sendFlags) ([]*se
 	}
 	pack := d.packageOf(target.name(), sendings, flags)
 	if len(sendings) == 0 {
+		if flags.verbosity > 0 {
+			p.estimate(nil, flags, false)
+		}
 		p.errorf("WARNING: could not send %s@%s:\nincremental source (%s@%s) ", dataset, to, dataset, fromName)
 		if source.snapshot == target.snapshot {
 			p.errorf("is not earlier than it\n")
@@ -401,9 +412,7 @@ func (p *process) releaseTemporary(sendings []*sending, tag string) {
 	defer p.fake.state.Unlock()
 	for _, s := range sendings {
 		delete(s.snapshot.holds, tag)
-		if s.snapshot.deferDestroy && len(s.snapshot.holds) == 0 && len(s.snapshot.clones) == 0 {
-			s.dataset.removeSnapshot(s.snapshot)
-		}
+		s.snapshot.settle()
 	}
 }
 
@@ -543,7 +552,7 @@ const recordOverhead = 312 // what a record of a real stream costs besides its d
 // size is the estimate of a send in bytes.
 func (s *sending) size() uint64 {
 	total := uint64(2 * recordOverhead)
-	s.each(func(f *file, first bool, e extent, from, length uint64) error {
+	_ = s.each(func(_ *file, first bool, _ extent, _, length uint64) error { // never fails: this does not
 		if first {
 			total += recordOverhead
 		}

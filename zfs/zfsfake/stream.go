@@ -88,8 +88,7 @@ func (w *streamWriter) record(kind recordType, fill func([]byte) []byte) error {
 	if w.err != nil {
 		return w.err
 	}
-	switch kind {
-	case recordPackage, recordBegin:
+	if kind == recordPackage || kind == recordBegin {
 		w.sum = 0
 	}
 	b := append(w.buffer[:0], recordMagic[:]...)
@@ -164,7 +163,6 @@ type streamReader struct {
 	in     io.Reader
 	sum    uint32
 	buffer []byte
-	bytes  uint64 // of whole records read since the last header
 }
 
 // next reads a record. The payload is valid until the next call.
@@ -185,7 +183,7 @@ func (r *streamReader) next() (recordType, []byte, error) {
 		return 0, nil, errChecksum
 	}
 	if kind == recordPackage || kind == recordBegin {
-		r.sum, r.bytes = 0, 0
+		r.sum = 0
 	}
 	size := recordHeader + int(length) + recordTrailer
 	if cap(r.buffer) < size {
@@ -201,7 +199,6 @@ func (r *streamReader) next() (recordType, []byte, error) {
 	if binary.BigEndian.Uint32(record[size-recordTrailer:]) != r.sum {
 		return 0, nil, errChecksum
 	}
-	r.bytes += uint64(size) //nolint:gosec // positive
 	return kind, record[recordHeader : size-recordTrailer], nil
 }
 

@@ -157,7 +157,10 @@ func (p *process) zpoolGet() int {
 	for _, found := range pools {
 		for _, name := range names {
 			value, from, ok := found.property(name, exact)
-			if !ok {
+			switch {
+			case !ok && strings.HasPrefix(name, "feature@"):
+				continue
+			case !ok:
 				p.errorf("bad property list: invalid property '%s'\n", name)
 				p.fake.state.Unlock()
 				return p.showUsage()
