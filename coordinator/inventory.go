@@ -4,7 +4,6 @@ package coordinator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -30,14 +29,10 @@ func (i inventory) find(name string) *protocol.Dataset {
 	return nil
 }
 
-// asker sends requests to workers. The replies come in pages, so that neither side holds more than a page twice and no
-// message is larger than NATS allows.
+// asker asks workers.
 type asker struct {
 	conn *nats.Conn
 }
-
-// pagesInFlight bounds what a reply may pile up in this process before it is read.
-const pagesInFlight = 256 << 20
 
 // inventory asks the host; pageDeadline is how long it may take from one page to the next. Failures are transient when
 // asking again may help.
@@ -45,14 +40,7 @@ func (a asker) inventory(
 	ctx context.Context, host protocol.Host, request protocol.InventoryRequest, pageDeadline time.Duration,
 ) (inventory, error) {
 	var result inventory
-	err := a.pages(ctx, host, "inventory", request, pageDeadline, func(message *nats.Msg) (int, bool, error) {
-		var page protocol.InventoryPage
-		if err := protocol.ReadMessage(message.Header, message.Data, &page); err != nil {
-			return 0, false, err
-		}
-		if page.Failure != nil {
-			return 0, false, page.Failure
-		}
+	err := protocol.Ask(ctx, a.conn, host, protocol.VerbInventory, request, pageDeadline, func(page protocol.InventoryPage) {
 		for _, dataset := range page.Datasets {
 			last := len(result.datasets) - 1
 			if last >= 0 && result.datasets[last].Name == dataset.Name {
@@ -62,10 +50,9 @@ func (a asker) inventory(
 			result.datasets = append(result.datasets, dataset)
 		}
 		result.missing = append(result.missing, page.Missing...)
-		return page.Number, page.Last, nil
 	})
 	if err != nil {
-		return inventory{}, fmt.Errorf("inventory of %s: %w", host, err)
+		return inventory{}, fmt.Errorf("inventory: %w", err)
 	}
 	return result, nil
 }
@@ -74,101 +61,16 @@ func (a asker) inventory(
 func (a asker) estimate(
 	ctx context.Context, host protocol.Host, request protocol.EstimateRequest, deadline time.Duration,
 ) ([]uint64, error) {
-	var reply protocol.EstimateReply
-	err := a.pages(ctx, host, "estimate", request, deadline, func(message *nats.Msg) (int, bool, error) {
-		if err := protocol.ReadMessage(message.Header, message.Data, &reply); err != nil {
-			return 0, false, err
-		}
-		if reply.Failure != nil {
-			return 0, false, reply.Failure
-		}
-		return 0, true, nil
+	var sizes []uint64
+	err := protocol.Ask(ctx, a.conn, host, protocol.VerbEstimate, request, deadline, func(reply protocol.EstimateReply) {
+		sizes = reply.Bytes
 	})
 	if err != nil {
-		return nil, fmt.Errorf("estimates of %s: %w", host, err)
+		return nil, fmt.Errorf("estimates: %w", err)
 	}
-	if len(reply.Bytes) != len(request.Steps) {
+	if len(sizes) != len(request.Steps) {
 		return nil, protocol.Failf(protocol.Permanent, "estimates of %s: asked for %d steps, got %d", host,
-			len(request.Steps), len(reply.Bytes))
+			len(request.Steps), len(sizes))
 	}
-	return reply.Bytes, nil
-}
-
-// pages sends a request and gives every reply to read, which returns the page's number and whether it is the last.
-func (a asker) pages(
-	ctx context.Context, host protocol.Host, verb string, request any, pageDeadline time.Duration,
-	read func(*nats.Msg) (number int, last bool, err error),
-) (err error) {
-	inbox := a.conn.NewInbox()
-	replies, err := a.conn.SubscribeSync(inbox)
-	if err != nil {
-		return protocol.Failf(protocol.Transient, "ask %s: %w", host, err)
-	}
-	defer func() { err = errors.Join(err, ignoreClosed(replies.Unsubscribe())) }()
-	if err := replies.SetPendingLimits(-1, pagesInFlight); err != nil {
-		return protocol.Failf(protocol.Transient, "ask %s: %w", host, err)
-	}
-	message, err := protocol.NewMessage(ctx, protocol.RPCSubject(host, verb), request)
-	if err != nil {
-		return err
-	}
-	message.Reply = inbox
-	if err := a.conn.PublishMsg(message); err != nil {
-		return protocol.Failf(protocol.Transient, "ask %s: %w", host, err)
-	}
-	for expected := 0; ; expected++ {
-		reply, err := a.nextReply(ctx, replies, pageDeadline)
-		if err != nil {
-			return askFailure(ctx, host, pageDeadline, err)
-		}
-		number, last, err := read(reply)
-		if err != nil {
-			return err
-		}
-		if number != expected {
-			return protocol.Failf(protocol.Transient, "page %d of the answer was lost (page %d came)", expected, number)
-		}
-		if last {
-			return nil
-		}
-	}
-}
-
-func (a asker) nextReply(ctx context.Context, replies *nats.Subscription, deadline time.Duration) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, deadline)
-	defer cancel()
-	reply, err := replies.NextMsgWithContext(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if len(reply.Data) == 0 && reply.Header.Get("Status") == "503" {
-		return nil, nats.ErrNoResponders
-	}
-	if text := reply.Header.Get("Nats-Service-Error"); text != "" {
-		return nil, protocol.Failf(protocol.Permanent, "the worker refused: %s", text)
-	}
-	return reply, nil
-}
-
-func askFailure(ctx context.Context, host protocol.Host, deadline time.Duration, err error) error {
-	var failure *protocol.Failure
-	switch {
-	case errors.As(err, &failure):
-		return failure
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case errors.Is(err, nats.ErrNoResponders):
-		return protocol.Failf(protocol.Transient, "waiting for host %s: no worker of it is connected", host)
-	case errors.Is(err, context.DeadlineExceeded):
-		return protocol.Failf(protocol.Transient, "host %s did not answer within %s", host, deadline)
-	default:
-		return protocol.Failf(protocol.Transient, "ask host %s: %w", host, err)
-	}
-}
-
-func ignoreClosed(err error) error {
-	if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrBadSubscription) {
-		return nil
-	}
-	return err
+	return sizes, nil
 }

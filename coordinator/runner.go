@@ -322,17 +322,13 @@ func (r *runner) carryOut(ctx context.Context, actions []action) error {
 
 func (r *runner) publish(ctx context.Context, t *task, item protocol.WorkItem) error {
 	ctx = r.stepContext(ctx, t, item)
-	message, err := protocol.NewMessage(ctx, protocol.WorkSubject(item.Host(), item.Role), item)
-	if err != nil {
-		return err
-	}
-	ack, err := retry(ctx, "publish work item "+item.Ref.String(), func(ctx context.Context) (*jetstream.PubAck, error) {
-		return r.resources.JetStream.PublishMsg(ctx, message, jetstream.WithMsgID(item.MessageID()))
+	sequence, err := retry(ctx, "publish work item "+item.Ref.String(), func(ctx context.Context) (uint64, error) {
+		return protocol.PublishWork(ctx, r.resources.JetStream, item)
 	})
 	if err != nil {
 		return err
 	}
-	r.workItem[t] = append(r.workItem[t], ack.Sequence)
+	r.workItem[t] = append(r.workItem[t], sequence)
 	r.logger.DebugContext(ctx, "work item published", slog.String("step", item.Ref.String()),
 		slog.String("role", string(item.Role)), slog.String("host", string(item.Host())))
 	return nil

@@ -51,12 +51,14 @@ func passing(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
 		return false
 	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
 	var api jetstream.JetStreamError
 	if errors.As(err, &api) && api.APIError() != nil {
 		return api.APIError().Code >= 500
 	}
-	var failure *protocol.Failure
-	return !errors.As(err, &failure) && !errors.Is(err, jetstream.ErrKeyNotFound)
+	return protocol.KindOf(err, protocol.Transient) == protocol.Transient && !errors.Is(err, jetstream.ErrKeyNotFound)
 }
 
 // create writes a record that does not exist yet.

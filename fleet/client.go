@@ -16,8 +16,10 @@ import (
 type Options struct {
 	// By is who asks, for people; it is kept in plans. Empty is "zctl".
 	By string
-	// Timeout bounds each request to NATS and to a host's workers; 0 is 10 seconds.
+	// Timeout bounds each request to NATS; 0 is 10 seconds.
 	Timeout time.Duration
+	// HostTimeout bounds the wait for each page of a host's answer, for which it may have to list large pools; 0 is 2 minutes.
+	HostTimeout time.Duration
 }
 
 // Client does an operator's work with one fleet. It is safe for concurrent use. It owns neither the connection nor the
@@ -27,11 +29,16 @@ type Client struct {
 	resources *protocol.Resources
 	by        string
 	timeout   time.Duration
+	// hostTimeout is for what hosts are asked.
+	hostTimeout time.Duration
 }
 
 // New makes a client for the fleet behind the connection.
 func New(conn *nats.Conn, resources *protocol.Resources, options Options) *Client {
-	client := &Client{conn: conn, resources: resources, by: options.By, timeout: options.Timeout}
+	client := &Client{conn: conn, resources: resources, by: options.By, timeout: options.Timeout, hostTimeout: options.HostTimeout}
+	if client.hostTimeout <= 0 {
+		client.hostTimeout = 2 * time.Minute
+	}
 	if client.by == "" {
 		client.by = "zctl"
 	}

@@ -145,6 +145,8 @@ func (c *Client) Plans(ctx context.Context) ([]protocol.Plan, error) {
 			found = append(found, kept.plan())
 		}
 	}
+	// The names tell seconds apart, the requests more.
+	slices.SortStableFunc(found, func(a, b protocol.Plan) int { return a.Request.At.Compare(b.Request.At) })
 	return found, unreadable.asError()
 }
 

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/trace"
@@ -61,4 +62,18 @@ func TestCancelling(t *testing.T) {
 
 	s.putPlan(protocol.Plan{ID: "20261123t000000-bbbbb", Job: "prod", State: protocol.PlanDone})
 	require.ErrorContains(t, s.Cancel(t.Context(), "20261123t000000-bbbbb"), "is done already")
+}
+
+func TestPlansAreInTheOrderOfTheirRequests(t *testing.T) {
+	t.Parallel()
+	s := newScripted(t)
+	at := time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
+	for i, id := range []protocol.PlanID{"20261123t000000-bbbbb", "20261123t000000-aaaaa", "20261123t000001-aaaaa"} {
+		s.putPlan(protocol.Plan{ID: id, State: protocol.PlanDone, Request: protocol.PlanRequest{At: at.Add(time.Duration(i) * time.Millisecond)}})
+	}
+	plans, err := s.Plans(t.Context())
+	require.NoError(t, err)
+	require.Len(t, plans, 3)
+	require.Equal(t, protocol.PlanID("20261123t000000-bbbbb"), plans[0].ID, "asked for first, in the same second")
+	require.Equal(t, protocol.PlanID("20261123t000001-aaaaa"), plans[2].ID)
 }

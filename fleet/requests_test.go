@@ -46,15 +46,15 @@ func TestAbstractionsOfHosts(t *testing.T) {
 	require.Equal(t, protocol.Host("alpha"), found[1].Host)
 	require.Equal(t, "tank#b", found[1].Name)
 	require.ErrorContains(t, err, "no zfs here")
-	require.ErrorContains(t, err, "abstractions of host charlie: page 0 is missing")
-	require.ErrorContains(t, err, "no worker of host delta is there")
+	require.ErrorContains(t, err, "host charlie: page 0 of the answer was lost")
+	require.ErrorContains(t, err, "waiting for host delta: no worker of it is connected")
 	require.NotContains(t, err.Error(), "alpha")
 }
 
 func TestASilentHostIsNotWaitedForLong(t *testing.T) {
 	t.Parallel()
 	s := newScripted(t)
-	s.timeout = 100 * time.Millisecond
+	s.hostTimeout = 100 * time.Millisecond
 	s.answer("alpha")
 	_, err := s.Abstractions(t.Context(), protocol.AbstractionsRequest{}, "alpha")
 	require.ErrorContains(t, err, "host alpha did not answer within 100ms")

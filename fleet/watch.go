@@ -123,6 +123,10 @@ func (w *watch) run(ctx context.Context, yield func(Snapshot, error) bool) error
 			return nil
 		}
 		if time.Since(w.lastWell) > w.options.Patience {
+			// What it has waited for is shown before it gives up.
+			if w.changed && !w.show(yield) {
+				return nil
+			}
 			return protocol.Failf(protocol.Transient, "plan %s: %w; gave up watching after %s, but the plan stays:"+
 				" watch it again with: zctl plans %s --wait", w.id, w.trouble, w.options.Patience, w.id)
 		}

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -62,7 +63,8 @@ func nextItem(ctx context.Context, consumer jetstream.Consumer) (jetstream.Msg, 
 	switch {
 	case err == nil:
 		return message, nil
-	case errors.Is(err, jetstream.ErrNoMessages), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case errors.Is(err, jetstream.ErrNoMessages), errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, context.Canceled):
 		return nil, nil //nolint:nilnil // no item and no error is what an idle queue looks like
 	}
 	return nil, fmt.Errorf("ask for the next item: %w", err)

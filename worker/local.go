@@ -64,7 +64,11 @@ func (c *claim) pipe(ctx context.Context, r *receiving, s *sending) (*protocol.P
 		// Closing a stream that zfs recv did not read to its end is no failure of the sender's.
 		return nil, fmt.Errorf("receive %s: %w", c.item.Step.TargetFilesystem, recvError)
 	}
-	return meter.progress(), sendError
+	if sendError != nil {
+		return nil, protocol.AsFailure(fmt.Errorf("send %s: %w", c.item.Step.To.Full(c.item.Step.Filesystem), sendError),
+			protocol.Transient)
+	}
+	return meter.progress(), nil
 }
 
 // countingReader counts what is read through it.

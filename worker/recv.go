@@ -52,7 +52,7 @@ func (c *claim) prepareReceive(ctx context.Context) (*receiving, error) {
 		Dataset: target, Resumable: true, Rollback: c.item.Recv.Rollback,
 		Override: c.item.Recv.Properties.Override, Inherit: c.item.Recv.Properties.Inherit,
 	}}
-	dataset, err := w.config.ZFS.Get(ctx, target)
+	dataset, err := w.keeper.Dataset(ctx, target)
 	if errors.Is(err, zfs.ErrDatasetDoesNotExist) {
 		r.missing = true
 		r.denyPlaceholder()
@@ -158,7 +158,7 @@ func (c *claim) receiveStep(to zfs.Version, dataset *zfs.Dataset) abstractions.R
 // settleReceive looks whether to has really arrived, and protects it. Only then may it be confirmed.
 func (c *claim) settleReceive(ctx context.Context, r *receiving) (zfs.Version, error) {
 	target := c.item.Step.TargetFilesystem
-	dataset, err := c.worker.config.ZFS.Get(ctx, target)
+	dataset, err := c.worker.keeper.Dataset(ctx, target)
 	if err != nil {
 		return zfs.Version{}, fmt.Errorf("look at what was received: %w", err)
 	}

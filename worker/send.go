@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 
@@ -33,7 +32,7 @@ func (c *claim) prepareSend(ctx context.Context, token string) (*sending, error)
 	if err := w.config.Policy.allowSend(w.config.Host, step.Filesystem); err != nil {
 		return nil, err
 	}
-	dataset, err := w.config.ZFS.Get(ctx, step.Filesystem)
+	dataset, err := w.keeper.Dataset(ctx, step.Filesystem)
 	if err != nil {
 		return nil, fmt.Errorf("look at %s: %w", step.Filesystem, err)
 	}
@@ -161,6 +160,7 @@ func (c *claim) stream(
 	defer func() { c.closed(ctx, "connection", connection.Close()) }()
 	stream, err := c.worker.config.ZFS.Send(ctx, s.valid)
 	if err != nil {
+		connection.Abort(ctx, c.worker.failureOf(err))
 		return nil, err
 	}
 	defer func() {
@@ -170,14 +170,10 @@ func (c *claim) stream(
 	}()
 	meter := c.reporter.newMeter(ctx, s.expected, s.resumed)
 	defer meter.stop()
-	options := tcp.CopyOptions{Stall: deadlines.Stall.Std(), Bytes: &meter.bytes}
-	var source io.Reader = streamReader{stream}
-	if !offer.TLS {
-		// The pipe itself, so that the kernel can splice it into the socket.
-		source, options.Finish = stream.File(), stream.Wait
-	}
-	if _, err := connection.CopyFrom(ctx, source, options); err != nil {
-		return nil, fmt.Errorf("send %s: %w", c.item.Step.To.Full(c.item.Step.Filesystem), err)
+	if _, err := connection.CopyFrom(ctx, stream, tcp.CopyOptions{Stall: deadlines.Stall.Std(), Bytes: &meter.bytes}); err != nil {
+		// A zfs send that fails in the middle may have lost its snapshot, or met a pool in trouble; the next try shows.
+		return nil, protocol.AsFailure(fmt.Errorf("send %s: %w", c.item.Step.To.Full(c.item.Step.Filesystem), err),
+			protocol.Transient)
 	}
 	confirmContext, cancel := context.WithTimeout(ctx, deadlines.Confirm.Std())
 	defer cancel()
@@ -194,13 +190,6 @@ func (c *claim) stream(
 	}
 	return meter.progress(), nil
 }
-
-// streamReader hides that the stream has a file, where its bytes have to pass through this process anyway.
-type streamReader struct{ stream *zfs.SendStream }
-
-func (r streamReader) Read(p []byte) (int, error) { return r.stream.Read(p) }
-
-func (r streamReader) Close() error { return r.stream.Close() }
 
 // closed notes a failure of closing something whose work is done.
 func (c *claim) closed(ctx context.Context, what string, err error) {

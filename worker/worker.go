@@ -110,6 +110,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	w.listener = listener
 	err = w.work(ctx)
+	w.keeper.Close()
 	if closeError := listener.Close(); closeError != nil {
 		w.logger.DebugContext(ctx, "the data port was not closed in order", slog.Any("error", closeError))
 	}
