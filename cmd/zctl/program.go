@@ -61,7 +61,7 @@ func (o *outcome) Error() string { return fmt.Sprintf("exit code %d", o.code) }
 // execute runs the command line and gives the exit code. Errors go to standard error.
 func (p *program) execute(ctx context.Context, args []string) int {
 	root := p.rootCommand()
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // cobra takes nil for the process's own arguments
 	parsed := false
 	root.PersistentPreRun = func(*cobra.Command, []string) { parsed = true }
 	command, err := root.ExecuteContextC(ctx)

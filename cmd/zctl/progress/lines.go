@@ -42,11 +42,12 @@ func NewLines(out io.Writer, every time.Duration) *Lines {
 func (l *Lines) Show(shot fleet.Snapshot) error {
 	var lines []string
 	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
-	if header := head(shot.Plan); header != l.header {
+	if header := head(shot.Plan); header != "" && header != l.header {
 		l.header = header
-		if header != "" {
-			say("%s", header)
-		}
+		say("%s", header)
+	}
+	if shot.Final() && l.header == "" {
+		say("plan %s of job %s", shot.Plan.ID, shot.Plan.Job)
 	}
 	if shot.Waiting != l.waiting {
 		l.waiting = shot.Waiting

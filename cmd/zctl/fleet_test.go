@@ -1,0 +1,227 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+
+	"github.com/zfleet/zfleet/fleet"
+	"github.com/zfleet/zfleet/protocol"
+)
+
+// resources makes the fleet's streams and buckets, as a coordinator would.
+func (b *testbed) resources() {
+	b.t.Helper()
+	conn, err := nats.Connect(b.env["ZFLEET_NATS"])
+	require.NoError(b.t, err)
+	defer conn.Close()
+	_, err = ensureResources(b.t.Context(), conn, 0)
+	require.NoError(b.t, err)
+}
+
+const jobFile = `
+job: prod
+source: {host: alpha, filesystems: {"tank/data<": true, "tank/data/www": false}}
+targets: [{host: bravo, root: backup}]
+replication: {initial: all}
+`
+
+// TestAnOperatorsDay goes through all commands in the order in which an operator would.
+func TestAnOperatorsDay(t *testing.T) {
+	t.Parallel()
+	b := newTestbed(t)
+	b.fleet()
+	b.furnish()
+	file := filepath.Join(t.TempDir(), "prod.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(jobFile), 0o600))
+
+	golden(t, "status-empty", b.must("status"))
+	golden(t, "plan-of-file", b.must("plan", "-f", file))
+	require.Empty(t, b.hosts["bravo"].Datasets("backup/tank"), "a dry run must not change anything")
+	golden(t, "submit", b.must("submit", "-f", file))
+	golden(t, "jobs", b.must("jobs"))
+	require.Contains(t, b.must("jobs", "prod", "-o", "yaml"), "tank/data<: true")
+	golden(t, "submit-again", b.must("submit", "-f", file))
+	golden(t, "plan", b.must("plan", "prod"))
+
+	waited := b.must("run", "prod", "--wait")
+	require.Regexp(t, `plan \S+ of job prod`, waited)
+	require.Contains(t, waited, "tank/data/vol → bravo: done, ")
+	require.Regexp(t, `(?m)^done: 3 replicated, .* in `, waited)
+
+	b.zfs("alpha", "snapshot", "-r", "tank/data@two")
+	asked := b.must("run", "prod")
+	id := regexp.MustCompile(`plan (\S+) of job prod is requested`).FindStringSubmatch(asked)[1]
+	require.Contains(t, b.must("plans", id, "--wait"), "done: 3 replicated")
+	golden(t, "plans-one", b.must("plans", id))
+	golden(t, "plans", b.must("plans", "--job", "prod"))
+	golden(t, "cursors", b.must("cursors", "prod"))
+	golden(t, "abstractions", b.must("abstractions", "list", "alpha", "bravo"))
+	require.Contains(t, b.must("run", "prod", "--wait"), "done: 3 up to date")
+	golden(t, "status", strings.Split(b.must("status"), "coordinator: ")[0]+statusWithoutLeader(b.must("status")))
+	require.Contains(t, b.must("hosts"), "backup (")
+
+	result := b.zctl("cancel", id)
+	require.Equal(t, exitFailed, result.code)
+	require.Contains(t, result.err, "is done already; there is nothing to cancel")
+
+	events := b.must("events", "--plan", id)
+	require.Contains(t, events, "done")
+	require.NotContains(t, events, "progress")
+	require.NotContains(t, b.must("events", "--progress", "-o", "json"), "secret")
+	require.Contains(t, b.must("events", "--dead-letters"), "REASON")
+}
+
+func statusWithoutLeader(text string) string {
+	_, rest, _ := strings.Cut(text, "\n")
+	return rest
+}
+
+func TestResultsForPrograms(t *testing.T) {
+	t.Parallel()
+	b := newTestbed(t)
+	b.fleet()
+	b.furnish()
+
+	submitted := b.must("submit", "--from", "alpha:tank/data<", "--exclude", "tank/data/www", "--to", "bravo:backup", "-o", "json")
+	require.JSONEq(t, `{"job": "alpha-tank-data-to-bravo", "outcome": "created"}`, submitted)
+
+	var last struct {
+		Kind  string               `json:"kind"`
+		Plan  protocol.Plan        `json:"plan"`
+		Tasks []fleet.TaskProgress `json:"tasks"`
+	}
+	for line := range strings.Lines(b.must("run", "alpha-tank-data-to-bravo", "--wait", "-o", "json")) {
+		require.NoError(t, json.Unmarshal([]byte(line), &last), "%s", line)
+	}
+	require.Equal(t, "result", last.Kind)
+	require.Equal(t, protocol.PlanDone, last.Plan.State)
+	require.Len(t, last.Tasks, 3)
+
+	for _, command := range []string{"jobs", "plans", "hosts", "cursors", "abstractions list", "status", "plan alpha-tank-data-to-bravo", "events --dead-letters", "plans " + string(last.Plan.ID)} {
+		var fromJSON, fromYAML any
+		require.NoError(t, json.Unmarshal([]byte(b.must(append(strings.Fields(command), "-o", "json")...)), &fromJSON), command)
+		require.NotNil(t, fromJSON, "%s must not print null", command)
+		text := b.must(append(strings.Fields(command), "-o", "yaml")...)
+		require.NoError(t, yaml.Unmarshal([]byte(text), &fromYAML), "%s: %s", command, text)
+	}
+	for line := range strings.Lines(b.must("events", "-o", "json")) {
+		var record fleet.EventRecord
+		require.NoError(t, json.Unmarshal([]byte(line), &record), "%s", line)
+		require.NotNil(t, record.Event)
+	}
+}
+
+func TestAConflictIsExplained(t *testing.T) {
+	t.Parallel()
+	b := newTestbed(t)
+	b.fleet()
+	b.furnish()
+	// A filesystem of the same name that was not replicated from here.
+	b.zfs("bravo", "create", "backup/tank")
+	b.zfs("bravo", "create", "backup/tank/data")
+	b.zfs("bravo", "snapshot", "backup/tank/data@foreign")
+	before := b.hosts["bravo"].Datasets("backup")
+
+	planned := b.zctl("plan", "--from", "alpha:tank/data", "--to", "bravo:backup")
+	require.Equal(t, exitFailed, planned.code, "%s%s", planned.out, planned.err)
+	golden(t, "plan-conflict", planned.out)
+	require.Equal(t, before, b.hosts["bravo"].Datasets("backup"))
+
+	ran := b.zctl("submit", "--from", "alpha:tank/data", "--to", "bravo:backup", "--wait")
+	require.Equal(t, exitFailed, ran.code)
+	require.Contains(t, ran.out, "tank/data → bravo: conflict: ")
+	require.Contains(t, ran.out, "failed: 1 in conflict")
+}
+
+func TestAPolicyRefuses(t *testing.T) {
+	t.Parallel()
+	b := newTestbed(t)
+	b.fleet()
+	b.furnish()
+	b.zfs("alpha", "create", "tank/private")
+	b.zfs("alpha", "snapshot", "tank/private@one")
+
+	refused := b.zctl("submit", "--from", "alpha:tank/private", "--to", "bravo:backup", "--wait")
+	require.Equal(t, exitFailed, refused.code, "%s%s", refused.out, refused.err)
+	require.Contains(t, refused.out, "alpha: the policy of this host does not allow to send tank/private")
+	require.Contains(t, refused.out, "worker.allow.send")
+	require.Empty(t, b.hosts["bravo"].Datasets("backup/tank/private"))
+
+	partial := b.zctl("submit", "--from", "alpha:tank/private", "--from", "alpha:tank/data", "--to", "bravo:backup", "--job", "both", "--wait")
+	require.Equal(t, exitPartial, partial.code, "%s%s", partial.out, partial.err)
+	require.Contains(t, partial.out, "partial: 1 replicated, 1 failed")
+}
+
+func TestNoCoordinatorIsSaid(t *testing.T) {
+	t.Parallel()
+	b := newTestbed(t)
+	b.listen()
+	b.resources()
+	b.must("submit", "--from", "alpha:tank", "--to", "bravo:backup", "--job", "prod")
+
+	result := b.zctl("run", "prod", "--wait", "--patience", "100ms")
+	require.Equal(t, exitFailed, result.code)
+	require.Contains(t, result.out, "waiting: no coordinator is running: start one with: zctl coordinator")
+	require.Contains(t, result.err, "watch it again with: zctl plans ")
+
+	result = b.zctl("run", "prod", "--wait", "--timeout", "100ms")
+	require.Equal(t, exitFailed, result.code)
+	require.Contains(t, result.err, "it took longer than 100ms")
+	require.Contains(t, b.must("status"), "no coordinator is running")
+	require.Contains(t, b.must("plans"), "requested")
+}
+
+func TestServerKeepsItsStore(t *testing.T) {
+	t.Parallel()
+	b := newTestbed(t)
+	b.hosts["alpha"].CreatePool("tank")
+	b.hosts["alpha"].CreatePool("backup")
+	b.furnish()
+	store := t.TempDir()
+	serve := func() func() {
+		logs, stop := b.start("server", "--host", "alpha", "--store", store, "--nats-listen", "127.0.0.1:0", "--listen", "127.0.0.1:0",
+			"--allow-send", "tank<", "--allow-recv", "backup", "--log-format", "json")
+		address := regexp.MustCompile(`"url":"([^"]+)"`)
+		require.Eventually(t, func() bool { return address.MatchString(logs.String()) }, time.Minute, 10*time.Millisecond, "%s", logs)
+		b.env["ZFLEET_NATS"] = ""
+		url := address.FindStringSubmatch(logs.String())[1]
+		require.Eventually(t, func() bool {
+			hosts := b.zctl("hosts", "-o", "json", "--nats", url)
+			return hosts.code == exitDone && strings.Contains(hosts.out, `"alpha"`)
+		}, time.Minute, 50*time.Millisecond, "the worker did not come up")
+		b.env["ZFLEET_NATS_URL"] = url
+		return stop
+	}
+	stop := serve()
+	out := b.must("submit", "--from", "alpha:tank/data<", "--to", "alpha:backup", "--job", "prod", "--wait", "--nats", b.env["ZFLEET_NATS_URL"])
+	require.Contains(t, out, "done: 4 replicated")
+	stop()
+
+	stop = serve()
+	out = b.must("run", "prod", "--wait", "--nats", b.env["ZFLEET_NATS_URL"])
+	require.Contains(t, out, "done: 4 up to date", "the job must have outlived the server")
+	stop()
+}
+
+func TestAWorkerWaitsForTheFleet(t *testing.T) {
+	t.Parallel()
+	b := newTestbed(t)
+	b.listen()
+	b.hosts["alpha"].CreatePool("tank")
+	logs, stop := b.start("worker", "--host", "alpha", "--listen", "127.0.0.1:0")
+	require.Eventually(t, func() bool { return strings.Contains(logs.String(), "waiting until the fleet is there") },
+		time.Minute, 10*time.Millisecond, "%s", logs)
+	b.start("coordinator", "--host", "alpha", "--log-level", "error")
+	require.Eventually(t, func() bool { return strings.Contains(logs.String(), "worker runs") }, time.Minute, 10*time.Millisecond, "%s", logs)
+	require.Contains(t, logs.String(), "this host's policy allows nothing")
+	stop()
+}
