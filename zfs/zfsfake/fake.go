@@ -53,8 +53,8 @@ func WithClock(clock Clock) Option { return func(f *Fake) { f.clock = clock } }
 // share guids that they did not replicate; with it the caller must give each host a different seed.
 func WithSeed(seed uint64) Option { return func(f *Fake) { f.seed = seed } }
 
-// WithVersion sets what zfs version prints, such as "2.3.2-2"; the properties and pool features are those of
-// OpenZFS 2.3 whatever it says.
+// WithVersion sets what zfs version prints, such as "2.3.2-2". A host older than 2.2 does not know the property
+// snapshots_changed nor zfs holds -p; everything else is as in OpenZFS 2.3 whatever the version says.
 func WithVersion(version string) Option { return func(f *Fake) { f.version = version } }
 
 // New makes a host without pools.
@@ -67,6 +67,13 @@ func New(options ...Option) *Fake {
 		option(f)
 	}
 	return f
+}
+
+// olderThan says whether the host's version is older than major.minor.
+func (f *Fake) olderThan(major, minor int) bool {
+	var has, hasMinor int
+	_, err := fmt.Sscanf(f.version, "%d.%d", &has, &hasMinor)
+	return err == nil && (has < major || has == major && hasMinor < minor)
 }
 
 // PoolOption changes how CreatePool makes a pool.

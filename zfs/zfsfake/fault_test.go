@@ -385,3 +385,14 @@ func TestConcurrent(t *testing.T) {
 	require.NoError(t, all.Wait())
 	require.Len(t, f.Datasets("backup"), 9)
 }
+
+func TestOldVersion(t *testing.T) {
+	t.Parallel()
+	f := populated(t, zfsfake.WithVersion("2.1.11-1"))
+	require.Equal(t, "zfs-2.1.11-1\nzfs-kmod-2.1.11-1\n", run(t, f, "zfs version"))
+	_, result := try(t, f, nil, "zfs", "list", "-o", "name,snapshots_changed")
+	require.Equal(t, 2, result.ExitCode)
+	require.Contains(t, string(result.Stderr), "invalid property 'snapshots_changed'")
+	_, result = try(t, f, nil, "zfs", "holds", "-Hp", "tank/data@1")
+	require.Contains(t, string(result.Stderr), "invalid option 'p'")
+}

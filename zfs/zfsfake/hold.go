@@ -141,7 +141,11 @@ func (p *process) below(d *dataset, recursive bool, visit func(*dataset)) {
 
 func (p *process) zfsHolds() int {
 	recursive, scripted, exact := false, false, false
-	options, operands := getopt(p.args, "rHp", nil)
+	letters := "rHp"
+	if p.fake.olderThan(2, 2) {
+		letters = "rH"
+	}
+	options, operands := getopt(p.args, letters, nil)
 	for _, o := range options {
 		switch o.letter {
 		case 'r':

@@ -46,7 +46,9 @@ func (p *process) parseTypes(argument string) (kinds, bool) {
 // iterate gathers the objects that names mean, or all there are, and sorts them; the caller holds the fake's state.
 func (p *process) iterate(it *iteration, names []string) int {
 	code := 0
-	it.seen = map[any]bool{}
+	if len(names) > 1 {
+		it.seen = map[any]bool{} // one object may be meant by several names
+	}
 	if len(names) == 0 {
 		it.recursive = true
 		for _, name := range p.fake.poolNames() {
@@ -82,10 +84,13 @@ func (it *iteration) add(o object) {
 	case o.bookmark != nil:
 		key = o.bookmark
 	}
-	if !it.seen[key] {
-		it.seen[key] = true
-		it.objects = append(it.objects, o)
+	if it.seen[key] {
+		return
 	}
+	if it.seen != nil {
+		it.seen[key] = true
+	}
+	it.objects = append(it.objects, o)
 }
 
 // visit is zfs_callback of zfs_iter.c.
@@ -172,7 +177,7 @@ func (p *process) parseColumns(fields string) ([]column, bool) {
 	}
 	var columns []column
 	for _, name := range strings.Split(fields, ",") {
-		if found, ok := nativeProperty(name); ok {
+		if found, ok := nativeProperty(name); ok && (name != "snapshots_changed" || !p.fake.olderThan(2, 2)) {
 			columns = append(columns, column{native: found})
 		} else if userProperty(name) {
 			columns = append(columns, column{user: name})

@@ -410,7 +410,7 @@ func (d *dataset) settable(p native, exact bool) (string, source, bool) {
 	value, from, ok := d.lookup(p.name, p.nature == inheritable)
 	if !ok {
 		value, from = p.standard, source{kind: "default"}
-		if p.nature == once {
+		if p.nature == once && p.name != "volblocksize" {
 			from = source{kind: "none"}
 		}
 	}
