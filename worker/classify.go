@@ -58,7 +58,7 @@ func kindOfZFS(err error) protocol.FailureKind {
 func kindOfRecv(err *zfs.RecvError) protocol.FailureKind {
 	switch err.Kind {
 	case zfs.RecvBusy, zfs.RecvInterrupted, zfs.RecvPartialStatePresent, zfs.RecvChecksumMismatch, zfs.RecvNoSuchSnapshot,
-		zfs.RecvDestinationMissing, zfs.RecvInvalidStream:
+		zfs.RecvDestinationMissing, zfs.RecvInvalidStream, zfs.RecvResumeMismatch:
 		return protocol.Transient
 	case zfs.RecvDestinationModified, zfs.RecvDestinationExists:
 		return protocol.Conflict

@@ -24,8 +24,8 @@ func (c *claim) sendLocally(ctx context.Context) error {
 	s, err := c.prepareSend(ctx, r.resumeToken)
 	var refused *tokenRefused
 	if errors.As(err, &refused) {
-		if abortError := c.worker.config.ZFS.AbortRecv(ctx, c.item.Step.TargetFilesystem); abortError != nil {
-			return errors.Join(err, abortError)
+		if err := c.abandon(ctx); err != nil {
+			return err
 		}
 		return protocol.Failf(protocol.Transient, "%s: the partial state was abandoned, and the step is tried anew: %w",
 			c.item.Step.TargetFilesystem, refused)

@@ -98,7 +98,16 @@ func (c *claim) usableToken(ctx context.Context, dataset zfs.Dataset) (string, e
 	}
 	c.logger.InfoContext(ctx, "abandoning a partial state that is of no use to the step", slog.String("target", dataset.Name),
 		slog.Any("token", decoded), slog.Any("error", err))
-	return "", c.worker.config.ZFS.AbortRecv(ctx, dataset.Name)
+	return "", c.abandon(ctx)
+}
+
+// abandon gives up the partial state of the step's target. While a receive is still running there, perhaps one whose worker
+// has just died, that fails, and is worth another try.
+func (c *claim) abandon(ctx context.Context) error {
+	if err := c.worker.config.ZFS.AbortRecv(ctx, c.item.Step.TargetFilesystem); err != nil {
+		return protocol.AsFailure(fmt.Errorf("abandon the partial state: %w", err), protocol.Transient)
+	}
+	return nil
 }
 
 // makeRoom creates what is missing between the target's root, which must exist, and the step's filesystem.
@@ -280,7 +289,7 @@ func (c *claim) checkHeader(header protocol.StreamHeader) error {
 }
 
 func (c *claim) abandonRefused(ctx context.Context, header protocol.StreamHeader) error {
-	if err := c.worker.config.ZFS.AbortRecv(ctx, c.item.Step.TargetFilesystem); err != nil {
+	if err := c.abandon(ctx); err != nil {
 		return err
 	}
 	return protocol.Failf(protocol.Transient, "%s: the partial state was abandoned: %s", c.item.Step.TargetFilesystem,
