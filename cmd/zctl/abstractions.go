@@ -32,8 +32,8 @@ func (p *program) abstractionsListCommand() *cobra.Command {
 		Use:   "list [HOST...]",
 		Short: "List step holds, cursors and last-received holds as they are on disk",
 		Long: `List asks the workers of the given hosts, or of all that are there, for the holds and bookmarks
-that replication keeps on their pools: step-hold, step-bookmark, replication-cursor-bookmark-v2,
-tentative-replication-cursor-bookmark-v2, last-received-hold and the like.`,
+that replication keeps on their pools. The kinds are step-hold, step-bookmark, cursor, cursor-v1,
+tentative-cursor and last-received-hold.`,
 		RunE: func(command *cobra.Command, args []string) error {
 			hosts := make([]protocol.Host, 0, len(args))
 			for _, arg := range args {
