@@ -117,12 +117,17 @@ const smoothing = 5 * time.Second
 // silence is the time without news after which nothing is taken to move.
 const silence = 5 * time.Second
 
+// shortest is the shortest time over which a rate is measured: the first bytes of a stream only fill buffers.
+const shortest = 200 * time.Millisecond
+
 // meter follows the progress of one task's tries.
 type meter struct {
 	ref      protocol.StepRef
 	progress protocol.Progress
-	rate     float64
-	heard    time.Time
+	// base is the progress up to which rate was measured.
+	base  protocol.Progress
+	rate  float64
+	heard time.Time
 }
 
 // observe takes in a progress event that was heard of at the given time. Only the sender's counts; what belongs to an older
@@ -136,18 +141,16 @@ func (m *meter) observe(event protocol.Event, heard time.Time) {
 		*m = meter{ref: event.Ref}
 	}
 	next := *event.Progress
-	moved, took := float64(next.Bytes)-float64(m.progress.Bytes), (next.Elapsed - m.progress.Elapsed).Seconds()
-	if moved < 0 || took <= 0 {
-		// The same report again, or the same try delivered once more: a new beginning.
-		if next.Bytes < m.progress.Bytes {
-			m.rate = 0
-		}
-	} else {
+	switch took := next.Elapsed - m.base.Elapsed; {
+	case next.Bytes < m.base.Bytes || took < 0: // the same try was delivered once more and has begun anew
+		m.base, m.rate = protocol.Progress{}, 0
+	case took >= shortest:
 		weight := 1.0
 		if m.rate > 0 {
-			weight = 1 - math.Exp(-took/smoothing.Seconds())
+			weight = 1 - math.Exp(-took.Seconds()/smoothing.Seconds())
 		}
-		m.rate += weight * (moved/took - m.rate)
+		m.rate += weight * (float64(next.Bytes-m.base.Bytes)/took.Seconds() - m.rate)
+		m.base = next
 	}
 	m.progress, m.heard = next, heard
 }

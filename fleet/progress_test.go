@@ -45,6 +45,13 @@ func TestMeter(t *testing.T) {
 
 	require.Zero(t, m.measure(task, now.Add(time.Minute)).Rate, "nothing was heard for long")
 
+	m.observe(report(1, 400, 1200, 4*time.Second), now)
+	require.InDelta(t, 100, m.measure(task, now).Rate, 0.001, "the same report again says nothing new")
+
+	quick := &meter{}
+	quick.observe(report(1, 100, 1200, time.Millisecond), now)
+	require.Zero(t, quick.measure(task, now).Rate, "too short to be a measure")
+
 	m.observe(report(2, 10, 800, time.Second), now)
 	m.observe(report(1, 900, 1200, 5*time.Second), now)
 	task.Attempt = 2

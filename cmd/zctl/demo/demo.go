@@ -178,8 +178,10 @@ var datasets = []struct {
 	{name: "home/ada", bytes: 6 << 20},
 	{name: "home/grace", bytes: 4 << 20},
 	{name: "projects", bytes: 16 << 20},
-	{name: "vm-disk", volume: true, bytes: 8 << 20},
+	{name: volumeName, volume: true, bytes: 8 << 20},
 }
+
+const volumeName = "vm-disk"
 
 // growing is the dataset whose transfer is interrupted.
 const growing = "projects"
@@ -359,7 +361,7 @@ var traceAttributes = []string{"zfleet.job", "zfleet.step", "zfleet.attempt", "z
 func (p *play) showTrace(id trace.TraceID) error {
 	p.title("What happened to " + p.dataset(growing) + " during the interrupted run")
 	var out bytes.Buffer
-	options := telemetry.TreeOptions{Attributes: traceAttributes, Fold: 3, MaxText: 90, Skip: p.elsewhere}
+	options := telemetry.TreeOptions{Attributes: traceAttributes, Fold: 3, MaxText: 60, Skip: p.elsewhere}
 	if err := telemetry.WriteTree(&out, p.recorder.Spans(id), options); err != nil {
 		return fmt.Errorf("draw the trace: %w", err)
 	}

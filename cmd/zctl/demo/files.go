@@ -28,6 +28,8 @@ type filePools struct {
 	dir     string
 	command zfs.Runner
 	pools   map[protocol.Host]string
+	// noDevices says that this machine makes no devices for volumes.
+	noDevices bool
 }
 
 var _ stage = (*filePools)(nil)
@@ -63,7 +65,8 @@ func (f *filePools) create(ctx context.Context, host protocol.Host, pool string)
 		return fmt.Errorf("make a file for pool %s: %w", pool, err)
 	}
 	// cachefile=none: a machine that is switched off in the middle does not look for the pool when it comes back.
-	err = f.run(ctx, "zpool", "create", "-o", "cachefile=none", "-O", "mountpoint="+f.mountpoint(host), pool, path)
+	// snapdev=visible: the snapshots of volumes get devices, through which they can be looked at.
+	err = f.run(ctx, "zpool", "create", "-o", "cachefile=none", "-O", "mountpoint="+f.mountpoint(host), "-O", "snapdev=visible", pool, path)
 	if err != nil {
 		return err
 	}
@@ -97,30 +100,57 @@ func (f *filePools) source() string { return f.pools[alpha] }
 
 func (f *filePools) root() string { return f.pools[bravo] }
 
-// write writes a file to a filesystem. A volume stays empty: where its device appears is up to the machine's udev.
+// write writes a file to a filesystem, or to the beginning of a volume. A volume without a device stays as it is.
 func (f *filePools) write(dataset string, volume bool, file string, seed, bytes uint64) error {
+	path, flags := filepath.Join(f.mountpoint(alpha), strings.TrimPrefix(dataset, f.source()), file), os.O_CREATE|os.O_TRUNC
 	if volume {
-		return nil
+		path, flags = f.device(dataset), 0
+		if path == "" {
+			return nil
+		}
 	}
-	path := filepath.Join(f.mountpoint(alpha), strings.TrimPrefix(dataset, f.source()), file)
-	out, err := os.Create(path) //nolint:gosec // the path is the demo's own
+	out, err := os.OpenFile(path, flags|os.O_WRONLY, 0o600) //nolint:gosec // the path is the demo's own
 	if err != nil {
 		return fmt.Errorf("write to %s: %w", dataset, err)
 	}
 	var key [32]byte
 	binary.LittleEndian.PutUint64(key[:], seed)
 	_, err = io.CopyN(out, mathrand.NewChaCha8(key), int64(bytes)) //nolint:gosec // the sizes are the demo's own
+	if volume {
+		err = errors.Join(err, out.Sync()) // a snapshot has what has reached the pool
+	}
 	if err := errors.Join(err, out.Close()); err != nil {
 		return fmt.Errorf("write to %s: %w", dataset, err)
 	}
 	return nil
 }
 
-// fingerprint mounts the snapshot and sums up its files. Those of a volume cannot be looked at without its device.
+// device is the path of a volume's device, or of its snapshot's; empty where the machine makes none. udev makes the path
+// some time after the volume; once it was waited for in vain, nothing is waited for any more.
+func (f *filePools) device(volume string) string {
+	path := "/dev/zvol/" + volume
+	for range 200 {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+		if f.noDevices {
+			return ""
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	f.noDevices = true
+	return ""
+}
+
+// fingerprint mounts the snapshot and sums up its files; a volume's is read through its device, where there is one.
 func (f *filePools) fingerprint(ctx context.Context, host protocol.Host, snapshot string) (sum string, err error) {
 	dataset, _, _ := strings.Cut(snapshot, "@")
-	if strings.HasSuffix(dataset, "/vm-disk") {
-		return "", nil
+	if strings.HasSuffix(dataset, "/"+volumeName) {
+		path := f.device(snapshot)
+		if path == "" {
+			return "", nil
+		}
+		return hashFile(path)
 	}
 	mount, err := os.MkdirTemp(f.dir, "look-")
 	if err != nil {
@@ -138,6 +168,20 @@ func (f *filePools) fingerprint(ctx context.Context, host protocol.Host, snapsho
 		}
 	}()
 	return hashTree(mount)
+}
+
+// hashFile sums up the contents of one file or device.
+func hashFile(path string) (sum string, err error) {
+	file, err := os.Open(path) //nolint:gosec // the path is the demo's own
+	if err != nil {
+		return "", fmt.Errorf("read a volume: %w", err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, file); err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
 // hashTree sums up the names and contents of all files below dir.
@@ -165,7 +209,7 @@ func hashTree(dir string) (string, error) {
 	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
-func (f *filePools) interruptedSize() uint64 { return 64 << 20 }
+func (f *filePools) interruptedSize() uint64 { return 32 << 20 }
 
 // close destroys the pools. It needs no context that is still alive: it is how an interrupted demo cleans up.
 func (f *filePools) close() error {
