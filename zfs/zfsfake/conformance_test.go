@@ -5,12 +5,15 @@
 // error, "= " the exit status unless it is 0. POOL and POOL2 stand for the pools' names. Guids and txgs are numbered in
 // order of appearance, times, sizes and tokens are replaced by a word, and usage messages are cut off. Commands other
 // than zfs and zpool prepare: see (*session).prepare.
+//
+// To add a case, add its command and run testdata/record, which writes what real ZFS answers.
 
 package zfsfake_test
 
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -27,6 +30,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/zfleet/zfleet/zfs"
 	"github.com/zfleet/zfleet/zfs/zfsfake"
@@ -150,6 +154,7 @@ type session struct {
 	variables map[string]string
 	guids     map[string]int
 	txgs      map[string]int
+	finish    func() error // of the receive that start has started
 }
 
 func newSession(t *testing.T, runner zfs.Runner, pools ...string) *session {
@@ -251,6 +256,8 @@ func (s *session) stream(name string) string { return filepath.Join(s.directory,
 //	flip STREAM NEW PERCENT          changes a byte at that place
 //	let NAME COMMAND…                keeps a command's output as $NAME
 //	key NAME                         makes a file with a raw key; $NAME is its path
+//	start STREAM PERCENT COMMAND…    starts a zfs recv -s, feeds it the beginning of a stream and waits for its token
+//	finish                           feeds it the rest and waits for its end, which must be a good one
 func (s *session) prepare(words []string) {
 	switch words[0] {
 	case "write":
@@ -281,9 +288,41 @@ func (s *session) prepare(words []string) {
 		file := s.stream(words[1] + ".key")
 		require.NoError(s.t, os.WriteFile(file, bytes.Repeat([]byte{'k'}, 32), 0o600))
 		s.variables[words[1]] = file
+	case "start":
+		s.start(words[1], words[2], words[3:])
+	case "finish":
+		require.NoError(s.t, s.finish())
 	default:
 		s.t.Fatalf("unknown command %v", words)
 	}
+}
+
+// start starts a receive and leaves it waiting for the rest of its stream.
+func (s *session) start(stream, percent string, command []string) {
+	data, err := os.ReadFile(s.stream(stream))
+	require.NoError(s.t, err)
+	part, err := strconv.Atoi(strings.TrimSuffix(percent, "%"))
+	require.NoError(s.t, err)
+	r, w, err := os.Pipe()
+	require.NoError(s.t, err)
+	var receiving errgroup.Group
+	receiving.Go(func() error {
+		result, err := s.runner.Run(s.t.Context(), zfs.Command{Args: command, Stdin: r})
+		if err == nil && result.ExitCode != 0 {
+			err = fmt.Errorf("%v: exit status %d: %s", command, result.ExitCode, result.Stderr)
+		}
+		return err
+	})
+	s.finish = func() error {
+		_, err := w.Write(data[len(data)*part/100:])
+		return errors.Join(err, w.Close(), receiving.Wait())
+	}
+	_, err = w.Write(data[:len(data)*part/100])
+	require.NoError(s.t, err)
+	require.Eventually(s.t, func() bool {
+		token, _ := s.execute([]string{"zfs", "get", "-H", "-o", "value", "receive_resume_token", command[len(command)-1]}, "", "")
+		return strings.HasPrefix(token, "1-")
+	}, time.Minute, 10*time.Millisecond)
 }
 
 // print writes what a command answered, with what differs between runs replaced.

@@ -228,7 +228,7 @@ func (p *process) destroyDataset(name string, how destruction) int {
 		p.errorf("use 'zpool destroy %s' to destroy the pool itself\n", name)
 		return 1
 	}
-	if !how.recursive && (len(d.children) > 0 || len(d.snapshots) > 0) {
+	if !how.recursive && len(d.dependents()) > 0 {
 		p.errorf("cannot destroy '%s': %s has children\n", name, d.kind())
 		p.errorf("use '-r' to destroy the following datasets:\n")
 		for _, dependent := range d.dependents() {
@@ -268,6 +268,9 @@ func (p *process) destroyDataset(name string, how destruction) int {
 // dependents names what is below d as zfs destroy lists it.
 func (d *dataset) dependents() []string {
 	var names []string
+	if d.receive != nil && !d.inconsistent {
+		names = append(names, d.name+"/%recv")
+	}
 	for _, child := range d.childNames() {
 		names = append(names, d.children[child].dependents()...)
 		names = append(names, d.children[child].name)
@@ -281,6 +284,14 @@ func (d *dataset) dependents() []string {
 // destroyTree destroys d and all below it, leaving what is held.
 func (p *process) destroyTree(d *dataset) int {
 	code := 0
+	if d.receive != nil && !d.inconsistent {
+		if d.receive.running {
+			p.errorf("cannot destroy '%s/%%recv': dataset is busy\n", d.name)
+			code = 1
+		} else {
+			d.endReceive()
+		}
+	}
 	for _, child := range d.childNames() {
 		if p.destroyTree(d.children[child]) != 0 {
 			code = 1
@@ -288,8 +299,6 @@ func (p *process) destroyTree(d *dataset) int {
 	}
 	if len(d.snapshots) > 0 {
 		all := append([]*snapshot(nil), d.snapshots...)
-		byTXG(all)
-		d.receive = d.receive.unlessPartial()
 		if p.destroyAll(all, false) != 0 {
 			return 1 // the dataset is not tried
 		}

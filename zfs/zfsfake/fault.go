@@ -224,7 +224,6 @@ func (p *plan) spoiled(data []byte, count int64) []byte {
 
 // Record is one command in the log.
 type Record struct {
-	fake *Fake
 	args []string
 
 	mu       sync.Mutex
@@ -353,7 +352,7 @@ func (w *Watch) progress(count int64) {
 func (f *Fake) begin(args []string) (*Record, *plan) {
 	f.journal.Lock()
 	defer f.journal.Unlock()
-	record := &Record{fake: f, args: slices.Clone(args)}
+	record := &Record{args: slices.Clone(args)}
 	f.log = append(f.log, record)
 	plan := &plan{clock: f.clock, start: f.clock.Now()}
 	for _, i := range f.faults {

@@ -5,7 +5,6 @@ package zfsfake
 import (
 	"bytes"
 	"fmt"
-	"sort"
 	"strings"
 	"time"
 )
@@ -323,9 +322,4 @@ func (d *dataset) descendsFrom(o object) bool {
 		}
 	}
 	return false
-}
-
-// byTXG sorts snapshots by age.
-func byTXG(snapshots []*snapshot) {
-	sort.SliceStable(snapshots, func(i, j int) bool { return snapshots[i].createTXG < snapshots[j].createTXG })
 }

@@ -5,6 +5,7 @@ package zfsfake
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -256,20 +257,11 @@ func (p *process) zfsList() int {
 func withoutFoundSnapshots(objects []object, named []string) []object {
 	kept := objects[:0]
 	for _, o := range objects {
-		if o.snapshot == nil || contains(named, o.name()) {
+		if o.snapshot == nil || slices.Contains(named, o.name()) {
 			kept = append(kept, o)
 		}
 	}
 	return kept
-}
-
-func contains(words []string, word string) bool {
-	for _, w := range words {
-		if w == word {
-			return true
-		}
-	}
-	return false
 }
 
 // print writes the table in pieces, so that a long listing neither fills the memory nor keeps others waiting.
@@ -394,14 +386,14 @@ func (p *process) zfsGet() int {
 				fields = []string{"name", "property", "value", "received", "source"}
 			}
 			for _, field := range fields {
-				if !contains([]string{"name", "property", "value", "received", "source"}, field) {
+				if !slices.Contains([]string{"name", "property", "value", "received", "source"}, field) {
 					p.errorf("invalid column name '%s'\n", field)
 					return p.showUsage()
 				}
 			}
 		case 's':
 			for _, word := range strings.Split(o.argument, ",") {
-				if !contains([]string{"local", "default", "inherited", "received", "temporary", "none"}, word) {
+				if !slices.Contains([]string{"local", "default", "inherited", "received", "temporary", "none"}, word) {
 					p.errorf("invalid source '%s'\n", word)
 					return p.showUsage()
 				}

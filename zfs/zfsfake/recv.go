@@ -174,14 +174,6 @@ func (d *dataset) endReceive() {
 	}
 }
 
-// unlessPartial answers the receive if it is running: a broken one goes with its dataset.
-func (r *receive) unlessPartial() *receive {
-	if r != nil && !r.running {
-		return nil
-	}
-	return r
-}
-
 // receiveStreams receives what is on standard input: one stream, or a package of them.
 func (p *process) receiveStreams(target string, flags receiveFlags) bool {
 	r := &streamReader{in: p.in}

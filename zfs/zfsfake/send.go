@@ -526,7 +526,7 @@ func (p *process) sendSaved(name string, flags sendFlags) int {
 	}
 	if d.receive.running {
 		f.state.Unlock()
-		p.errorf("warning: cannot send '%s': target is busy; if a filesystem, it must not be mounted\n", name)
+		p.errorf("warning: cannot send '%s': dataset is busy\n", name)
 		return 1
 	}
 	r := d.receive
