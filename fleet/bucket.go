@@ -83,8 +83,9 @@ func watchBucket(ctx context.Context, limit time.Duration, bucket jetstream.KeyV
 // is read.
 func (w *bucketWatch) stop() {
 	w.cancel()
-	_ = w.Stop()            // it fails only where the watcher or its connection has ended already
-	for range w.Updates() { //nolint:revive // drained on purpose
+	_ = w.Stop() // it fails only where the watcher or its connection has ended already
+	for range w.Updates() {
+		continue
 	}
 }
 

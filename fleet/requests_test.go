@@ -103,8 +103,8 @@ func TestHostsCursorsAndStatus(t *testing.T) {
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	s := newScripted(t)
-	for range s.Events(t.Context(), EventQuery{}) {
-		t.Fatal("there are no events yet")
+	for record, err := range s.Events(t.Context(), EventQuery{}) {
+		t.Fatalf("there are no events yet, but here is %v, %v", record, err)
 	}
 	claimed := func(plan protocol.PlanID) protocol.Event {
 		return protocol.Event{Ref: protocol.StepRef{Plan: plan, Attempt: 1}, Kind: protocol.EventClaimed, Host: "alpha"}

@@ -70,7 +70,7 @@ func NewLogger(w io.Writer, options LogOptions) (*slog.Logger, error) {
 	if options.Format == FormatJSON {
 		handler = slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})
 	} else {
-		handler = tint.NewHandler(w, &tint.Options{
+		handler = tint.NewTextHandler(w, &tint.Options{
 			Level: level, TimeFormat: "2006-01-02 15:04:05.000", NoColor: !options.Color,
 		})
 	}

@@ -64,7 +64,7 @@ func (r *Recorder) OnEnd(finished sdktrace.ReadOnlySpan) {
 		Error:   finished.Status().Description,
 	}
 	for _, attribute := range finished.Attributes() {
-		span.Attributes = append(span.Attributes, Attribute{string(attribute.Key), attribute.Value.Emit()})
+		span.Attributes = append(span.Attributes, Attribute{string(attribute.Key), attribute.Value.String()})
 	}
 	if resource := finished.Resource(); resource != nil {
 		if host, found := resource.Set().Value("host.name"); found {

@@ -55,8 +55,10 @@ func TestSpansReachTheEndpoint(t *testing.T) {
 	defer collector.Close()
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
 
-	tracing, err := StartTracing(t.Context(), TraceOptions{Role: "worker", Host: "alpha",
-		Getenv: environment(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL})})
+	tracing, err := StartTracing(t.Context(), TraceOptions{
+		Role: "worker", Host: "alpha",
+		Getenv: environment(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL}),
+	})
 	require.NoError(t, err)
 	_, span := tracing.Provider().Tracer("test").Start(t.Context(), "x")
 	span.End()

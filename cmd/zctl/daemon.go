@@ -156,7 +156,7 @@ func (p *program) startDaemon(ctx context.Context, role string, file hostfile.Fi
 	}
 	// OpenTelemetry knows no other way to tell that spans cannot be sent.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
-		logger.Warn("traces cannot be sent; check OTEL_EXPORTER_OTLP_ENDPOINT", "error", err)
+		logger.WarnContext(ctx, "traces cannot be sent; check OTEL_EXPORTER_OTLP_ENDPOINT", "error", err)
 	}))
 	name := fmt.Sprintf("%s-%d-%s", file.Host, os.Getpid(), strings.ToLower(rand.Text()[:4]))
 	return &daemon{file: file, name: name, logger: logger, tracing: tracing}, nil

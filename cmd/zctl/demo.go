@@ -18,7 +18,7 @@ import (
 const demoPace = 24 << 20
 
 func (p *program) demoCommand() *cobra.Command {
-	var real, logs bool
+	var filePools, logs bool
 	command := &cobra.Command{
 		Use:   "demo",
 		Short: "See a whole replication in this process: nothing needs to be installed, nothing is left behind",
@@ -29,11 +29,12 @@ cursors and the trace. With --real it does the same on two pools in files, which
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			options := demo.Options{
-				Out: p.out, Real: real, Pace: demoPace, Logger: slog.New(slog.DiscardHandler),
+				Out: p.out, Real: filePools, Pace: demoPace, Logger: slog.New(slog.DiscardHandler),
 				Display: func() progress.Display { return progress.NewLines(p.out, time.Second) },
 			}
-			if real {
+			if filePools {
 				options.Pace = 0
+				options.Display = func() progress.Display { return progress.NewLines(p.out, 10*time.Second) }
 			}
 			if p.isTerminal(p.out) {
 				options.Display = func() progress.Display { return progress.NewLive(p.out, p.environ) }
@@ -49,7 +50,7 @@ cursors and the trace. With --real it does the same on two pools in files, which
 			return demo.Run(command.Context(), options)
 		},
 	}
-	command.Flags().BoolVar(&real, "real", false, "play on two real pools in files; needs root and OpenZFS")
+	command.Flags().BoolVar(&filePools, "real", false, "play on two real pools in files; needs root and OpenZFS")
 	command.Flags().BoolVar(&logs, "logs", false, "write the logs of all processes to standard error")
 	return command
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/zfleet/zfleet/fleet"
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/zfs/zfsfake"
 )
 
 // resources makes the fleet's streams and buckets, as a coordinator would.
@@ -223,5 +225,71 @@ func TestAWorkerWaitsForTheFleet(t *testing.T) {
 	b.start("coordinator", "--host", "alpha", "--log-level", "error")
 	require.Eventually(t, func() bool { return strings.Contains(logs.String(), "worker runs") }, time.Minute, 10*time.Millisecond, "%s", logs)
 	require.Contains(t, logs.String(), "this host's policy allows nothing")
+	stop()
+}
+
+func TestCancellingInTheMiddle(t *testing.T) {
+	t.Parallel()
+	b := newTestbed(t)
+	b.fleet()
+	b.furnish()
+	b.must("submit", "--from", "alpha:tank/data", "--to", "bravo:backup", "--job", "prod")
+	stuck := b.hosts["alpha"].Inject(zfsfake.Fault{Match: zfsfake.Command("zfs", "send").With("-L"), HangAfter: 1 << 10})
+	defer stuck.Remove()
+	asked := b.must("run", "prod")
+	id := planName.FindString(asked)
+	<-stuck.Reached()
+
+	out := b.must("cancel", id, "--wait")
+	require.Contains(t, out, "cancelled: 1 cancelled")
+	result := b.zctl("plans", id, "--wait")
+	require.Equal(t, exitFailed, result.code)
+	require.Contains(t, b.must("plans", id), "cancelled")
+}
+
+var planName = regexp.MustCompile(`\d{8}t\d{6}-[a-z0-9]{5}`)
+
+func TestInterruptingTheWait(t *testing.T) {
+	t.Parallel()
+	b := newTestbed(t)
+	b.listen()
+	b.resources()
+	b.must("submit", "--from", "alpha:tank", "--to", "bravo:backup", "--job", "prod")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	out, errOut := &safeBuffer{}, &safeBuffer{}
+	done := make(chan int, 1)
+	go func() { done <- b.program("", out, errOut).execute(ctx, []string{"run", "prod", "--wait"}) }()
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), "no coordinator is running") }, time.Minute, 10*time.Millisecond)
+	cancel()
+	require.Equal(t, exitFailed, <-done)
+	require.Regexp(t, `which goes on by itself: .*; follow it again with: zctl plans \S+ --wait, or stop it with: zctl cancel \S+`, errOut.String())
+}
+
+func TestWatchingTheStatus(t *testing.T) {
+	t.Parallel()
+	b := newTestbed(t)
+	b.listen()
+	b.resources()
+	for _, format := range []string{"table", "json", "yaml"} {
+		out, stop := b.startOut("status", "-w", "--interval", "10ms", "-o", format)
+		require.Eventually(t, func() bool {
+			return strings.Count(out.String(), "eader") >= 2 || strings.Count(out.String(), "no coordinator") >= 2
+		},
+			time.Minute, 10*time.Millisecond, "%s", format)
+		stop()
+	}
+}
+
+func TestFollowingEvents(t *testing.T) {
+	t.Parallel()
+	b := newTestbed(t)
+	b.fleet()
+	b.furnish()
+	out, stop := b.startOut("events", "-f")
+	b.must("submit", "--from", "alpha:tank/data", "--to", "bravo:backup", "--wait")
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), "done  send  on alpha  tank/data → bravo  @one") },
+		time.Minute, 10*time.Millisecond)
 	stop()
 }

@@ -92,11 +92,24 @@ func (b *testbed) must(args ...string) string {
 	return result.out
 }
 
-// start runs a daemon until the test ends or stop is called, which requires that it ends well.
+// start runs a daemon until the test ends or stop is called, which requires that it ends well. It gives its logs.
 func (b *testbed) start(args ...string) (logs *safeBuffer, stop func()) {
 	b.t.Helper()
+	_, logs, stop = b.startBoth(args...)
+	return logs, stop
+}
+
+// startOut is start for a command that goes on; it gives its output.
+func (b *testbed) startOut(args ...string) (out *safeBuffer, stop func()) {
+	b.t.Helper()
+	out, _, stop = b.startBoth(args...)
+	return out, stop
+}
+
+func (b *testbed) startBoth(args ...string) (out, errOut *safeBuffer, stop func()) {
+	b.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	out, errOut := &safeBuffer{}, &safeBuffer{}
+	out, errOut = &safeBuffer{}, &safeBuffer{}
 	done := make(chan int, 1)
 	program := b.program("", out, errOut)
 	go func() { done <- program.execute(ctx, args) }()
@@ -110,7 +123,7 @@ func (b *testbed) start(args ...string) (logs *safeBuffer, stop func()) {
 		})
 	}
 	b.t.Cleanup(stop)
-	return errOut, stop
+	return out, errOut, stop
 }
 
 // listen starts a NATS server and points the environment to it.

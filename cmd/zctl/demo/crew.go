@@ -24,9 +24,6 @@ import (
 	"github.com/zfleet/zfleet/zfs"
 )
 
-// ackWait is how long a claim outlives a killed worker: short, so that nobody has to wait.
-const ackWait = 2 * time.Second
-
 // crew is a NATS server, a coordinator, workers, and the operator's client.
 type crew struct {
 	client *fleet.Client
@@ -38,6 +35,8 @@ type crew struct {
 	tracings  []*telemetry.Tracing
 	processes map[string]*process
 	started   int
+	// ackWait is how long a claim outlives a killed worker.
+	ackWait time.Duration
 }
 
 // process is a coordinator or worker with a connection of its own.
@@ -48,8 +47,8 @@ type process struct {
 }
 
 // startCrew starts everything but the workers. Its processes end with stop, whatever becomes of ctx.
-func startCrew(ctx context.Context, dir string, recorder *telemetry.Recorder, logger *slog.Logger) (_ *crew, err error) {
-	c := &crew{recorder: recorder, logger: logger, processes: map[string]*process{}}
+func startCrew(ctx context.Context, dir string, recorder *telemetry.Recorder, logger *slog.Logger, ackWait time.Duration) (_ *crew, err error) {
+	c := &crew{recorder: recorder, logger: logger, processes: map[string]*process{}, ackWait: ackWait}
 	defer func() {
 		if err != nil {
 			_ = c.stop() // the first error is the one to tell
@@ -76,7 +75,7 @@ func startCrew(ctx context.Context, dir string, recorder *telemetry.Recorder, lo
 	}
 	err = c.start(ctx, "coordinator", func(ctx context.Context, conn *nats.Conn, resources *protocol.Resources) error {
 		return coordinator.New(coordinator.Config{
-			Name: "demo", Host: "demo", Conn: conn, Resources: resources, LeaseTTL: 3 * time.Second, Logger: logger, TracerProvider: provider,
+			Name: "demo", Host: "demo", Conn: conn, Resources: resources, Logger: logger, TracerProvider: provider,
 		}).Run(ctx)
 	})
 	if err != nil {
@@ -137,7 +136,7 @@ func (c *crew) startWorker(ctx context.Context, host protocol.Host, runner zfs.R
 		w, err := worker.New(worker.Config{
 			Host: host, Name: name, Version: "demo", Conn: conn, Resources: resources,
 			ZFS:  zfs.New(zfs.Observe(runner, c.logger, provider)),
-			Data: tcp.Config{Listen: "127.0.0.1:0", TLS: true, Logger: c.logger}, Policy: policy, AckWait: ackWait,
+			Data: tcp.Config{Listen: "127.0.0.1:0", TLS: true, Logger: c.logger}, Policy: policy, AckWait: c.ackWait,
 			Logger: c.logger, TracerProvider: provider,
 		})
 		if err != nil {
@@ -171,7 +170,9 @@ func (c *crew) killWorker(host protocol.Host) {
 	delete(c.processes, string(host))
 	p.conn.Close()
 	p.stop()
-	<-p.done // what it has to say for itself does not matter
+	if err := <-p.done; err != nil {
+		c.logger.Debug("the killed worker ended with an error", "error", err)
+	}
 }
 
 // stop ends everything in the order in which it needs each other. Doing it again does nothing.

@@ -101,7 +101,7 @@ func (p *play) run(ctx context.Context, dir string) error {
 		return err
 	}
 	p.cutter = newCutter(p.stage.runner(alpha), p.options.Pace)
-	crew, err := startCrew(ctx, dir, p.recorder, p.options.Logger)
+	crew, err := startCrew(ctx, dir, p.recorder, p.options.Logger, p.stage.ackWait())
 	if err != nil {
 		return err
 	}

@@ -17,13 +17,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func playOnce(t *testing.T, real bool) (string, error) {
+func playOnce(t *testing.T, filePools bool) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
 	dir := t.TempDir()
 	err := Run(t.Context(), Options{
 		Out: &out, Display: func() progress.Display { return progress.NewLines(&out, time.Second) },
-		TempDir: dir, Logger: slog.New(slog.DiscardHandler), Real: real,
+		TempDir: dir, Logger: slog.New(slog.DiscardHandler), Real: filePools,
 	})
 	left, reading := os.ReadDir(dir)
 	require.NoError(t, reading)

@@ -56,7 +56,7 @@ func newFilePools(ctx context.Context, dir string) (*filePools, error) {
 
 func (f *filePools) create(ctx context.Context, host protocol.Host, pool string) error {
 	path := filepath.Join(f.dir, string(host)+".pool")
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the path is the demo's own
 	if err != nil {
 		return fmt.Errorf("make a file for pool %s: %w", pool, err)
 	}
@@ -210,6 +210,8 @@ func hashTree(dir string) (string, error) {
 }
 
 func (f *filePools) interruptedSize() uint64 { return 32 << 20 }
+
+func (f *filePools) ackWait() time.Duration { return 10 * time.Second }
 
 // close destroys the pools. It needs no context that is still alive: it is how an interrupted demo cleans up.
 func (f *filePools) close() error {

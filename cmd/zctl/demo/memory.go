@@ -5,6 +5,7 @@ package demo
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/zfs"
@@ -57,5 +58,7 @@ func (m *memoryPools) fingerprint(_ context.Context, host protocol.Host, snapsho
 }
 
 func (m *memoryPools) interruptedSize() uint64 { return 24 << 20 }
+
+func (m *memoryPools) ackWait() time.Duration { return 2 * time.Second }
 
 func (m *memoryPools) close() error { return nil }

@@ -4,6 +4,7 @@ package demo
 
 import (
 	"context"
+	"time"
 
 	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/zfs"
@@ -24,6 +25,9 @@ type stage interface {
 	fingerprint(ctx context.Context, host protocol.Host, snapshot string) (string, error)
 	// interruptedSize is how much is to be sent when the sender is killed, in bytes.
 	interruptedSize() uint64
+	// ackWait is how long a claim outlives a killed worker: short, so that nobody has to wait, but long enough for a slow
+	// machine's workers to say that they are alive.
+	ackWait() time.Duration
 	// close removes the pools.
 	close() error
 }
