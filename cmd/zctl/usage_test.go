@@ -14,40 +14,40 @@ func TestWrongUsage(t *testing.T) {
 	b := newTestbed(t)
 	broken := filepath.Join(t.TempDir(), "broken.yaml")
 	require.NoError(t, os.WriteFile(broken, []byte("job: x\nsource: {host: alpha, filesystem: {}}\n"), 0o600))
-	for line, want := range map[string]string{
-		"frobnicate":                                "unknown command",
-		"jobs --colour":                             "unknown flag: --colour",
-		"jobs -o xml":                               "use table, json or yaml",
-		"run":                                       "accepts 1 arg",
-		"submit":                                    "say which job",
-		"submit -f " + broken:                       `unknown field "filesystem"`,
-		"submit -f " + broken + " --from a:b":       "either -f or the flags",
-		"submit -f /nonexistent":                    "no such file",
-		"submit --from alpha:tank":                  "a job needs a source and a target",
-		"submit --from tank --to bravo:backup":      "write it as HOST:FILESYSTEM",
-		"submit --from Al:tank --to bravo:backup":   "lower-case letters",
-		"submit --from a:x --from b:y --to c:z":     "a job has one source host",
-		"submit --from a:x --to b:z --initial some": "most_recent, all or fail",
-		"plan":                           "say which job",
-		"plan job -f " + broken:          "say which job",
-		"plans --wait":                   "--wait is for one plan",
-		"events --dead-letters --follow": "--dead-letters goes with",
-		"status --interval 0s":           "use a positive time",
-		"abstractions frobnicate":        "unknown command",
-		"abstractions list Not-A-Host":   "lower-case letters",
-		"abstractions list --job-id /":   "job id",
-		"worker --host UPPER":            "host name",
-		"worker --tls maybe":             "worker.data.tls",
-		"worker --config /nonexistent":   "no such file",
-		"server --nats-listen nowhere":   "nats.embedded.listen",
-		"coordinator --replicas 2":       "coordinator.replicas",
-		"coordinator --log-level loud":   "log level",
+	for _, try := range []struct{ line, want string }{
+		{"frobnicate", "unknown command"},
+		{"jobs --colour", "unknown flag: --colour"},
+		{"jobs -o xml", "use table, json or yaml"},
+		{"run", "accepts 1 arg"},
+		{"submit", "say which job"},
+		{"submit -f " + broken, `unknown field "filesystem"`},
+		{"submit -f " + broken + " --from a:b", "either -f or the flags"},
+		{"submit -f /nonexistent", "no such file"},
+		{"submit --from alpha:tank", "a job needs a source and a target"},
+		{"submit --from tank --to bravo:backup", "write it as HOST:FILESYSTEM"},
+		{"submit --from Al:tank --to bravo:backup", "lower-case letters"},
+		{"submit --from a:x --from b:y --to c:z", "a job has one source host"},
+		{"submit --from a:x --to b:z --initial some", "most_recent, all or fail"},
+		{"plan", "say which job"},
+		{"plan job -f " + broken, "say which job"},
+		{"plans --wait", "--wait is for one plan"},
+		{"events --dead-letters --follow", "--dead-letters goes with"},
+		{"status --interval 0s", "use a positive time"},
+		{"abstractions frobnicate", "unknown command"},
+		{"abstractions list Not-A-Host", "lower-case letters"},
+		{"abstractions list --job-id /", "job id"},
+		{"worker --host UPPER", "host name"},
+		{"worker --tls maybe", "worker.data.tls"},
+		{"worker --config /nonexistent", "no such file"},
+		{"server --nats-listen nowhere", "nats.embedded.listen"},
+		{"coordinator --replicas 2", "coordinator.replicas"},
+		{"coordinator --log-level loud", "log level"},
 	} {
-		result := b.zctl(strings.Fields(line)...)
-		require.Equal(t, exitUsage, result.code, "zctl %s: %s", line, result.err)
-		require.Contains(t, result.err, want, "zctl %s", line)
-		require.Contains(t, result.err, "zctl: ", "zctl %s", line)
-		require.Empty(t, result.out, "zctl %s", line)
+		result := b.zctl(strings.Fields(try.line)...)
+		require.Equal(t, exitUsage, result.code, "zctl %s: %s", try.line, result.err)
+		require.Contains(t, result.err, try.want, "zctl %s", try.line)
+		require.Contains(t, result.err, "zctl: ", "zctl %s", try.line)
+		require.Empty(t, result.out, "zctl %s", try.line)
 	}
 }
 
