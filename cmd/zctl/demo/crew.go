@@ -117,7 +117,8 @@ func (c *crew) start(ctx context.Context, name string, run func(context.Context,
 		conn.Close()
 		return err
 	}
-	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	// What a process does of its own accord belongs to no trace.
+	running, stop := context.WithCancel(trace.ContextWithSpanContext(context.WithoutCancel(ctx), trace.SpanContext{}))
 	p := &process{conn: conn, stop: stop, done: make(chan error, 1)}
 	go func() { p.done <- run(running, conn, resources) }()
 	c.processes[name] = p
