@@ -197,18 +197,18 @@ func TestRealPoliciesReachTheOperator(t *testing.T) {
 	f := newRealFleet(t)
 	f.zfs("create", f.source+"/data/secret")
 	f.zfs("snapshot", "-r", f.source+"/data@s1")
-	_, stderr, code := f.run("submit", "-f", f.job("prod", ""), "--wait")
+	stdout, stderr, code := f.run("submit", "-f", f.job("prod", ""), "--wait")
 	require.Equal(t, 3, code, "done in part: %s", stderr)
-	require.Contains(t, stderr, "does not allow to send "+f.source+"/data/secret")
+	require.Contains(t, stdout+stderr, "does not allow to send "+f.source+"/data/secret")
 
 	f.write("elsewhere.yaml", fmt.Sprintf(`
 job: elsewhere
 source: {host: alpha, filesystems: {%q: true}}
 targets: [{host: bravo, root: %s}]
 `, f.source+"/data", f.target))
-	_, stderr, code = f.run("submit", "-f", "elsewhere.yaml", "--wait")
+	stdout, stderr, code = f.run("submit", "-f", "elsewhere.yaml", "--wait")
 	require.Equal(t, 1, code, "%s", stderr)
-	require.Contains(t, stderr, "does not allow to receive below "+f.target)
+	require.Contains(t, stdout+stderr, "does not allow to receive below "+f.target)
 }
 
 func TestRealDivergedIsExplained(t *testing.T) {

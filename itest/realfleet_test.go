@@ -321,11 +321,11 @@ func (f *realFleet) newest(filesystem string) namedGUID {
 // contents are the digests of all files of a snapshot, by path.
 func (f *realFleet) contents(snapshot string) map[string]string {
 	f.t.Helper()
-	mountpoint := f.t.TempDir()
 	pool, _, _ := strings.Cut(snapshot, "/")
 	clone := pool + "/clone"
-	f.zfs("clone", "-o", "mountpoint="+mountpoint, "-o", "readonly=on", "-o", "canmount=on", snapshot, clone)
+	f.zfs("clone", "-o", "readonly=on", "-o", "canmount=on", snapshot, clone)
 	defer f.zfs("destroy", clone)
+	mountpoint := f.mountpoint(clone)
 	digests := map[string]string{}
 	require.NoError(f.t, filepath.WalkDir(mountpoint, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
@@ -350,14 +350,18 @@ func digest(path string) (string, error) {
 // writeRandom writes a file of random bytes into a filesystem.
 func (f *realFleet) writeRandom(filesystem, name string, size int64) {
 	f.t.Helper()
-	mountpoint := strings.TrimSpace(f.zfs("get", "-Hp", "-o", "value", "mountpoint", filesystem))
-	file, err := os.Create(filepath.Join(mountpoint, name))
+	file, err := os.Create(filepath.Join(f.mountpoint(filesystem), name))
 	require.NoError(f.t, err)
 	_, err = io.CopyN(file, rand.Reader, size)
 	require.NoError(f.t, errors.Join(err, file.Close()))
 }
 
-// volume creates a volume and returns the device that appeared with it: there is no udev in the virtual machine to name it.
+func (f *realFleet) mountpoint(filesystem string) string {
+	f.t.Helper()
+	return strings.TrimSpace(f.zfs("get", "-Hp", "-o", "value", "mountpoint", filesystem))
+}
+
+// newDevice creates a volume and returns the device that appeared with it: there is no udev in the virtual machine to name it.
 func (f *realFleet) newDevice(create func()) string {
 	f.t.Helper()
 	devices := func() []string {
