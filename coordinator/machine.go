@@ -391,8 +391,8 @@ func (m *machine) backoff(n int) time.Duration {
 // look is the result of a new look at both sides of one task.
 type look struct {
 	result plan.Result
-	// receiverHas are the guids of the snapshots on the receiver.
-	receiverHas map[uint64]bool
+	// receiverHas are the guids of the snapshots on the receiver, and sourceHas those of all versions on the source.
+	receiverHas, sourceHas map[uint64]bool
 	// failure is set when the look itself failed.
 	failure *protocol.Failure
 }
@@ -409,7 +409,7 @@ func (m *machine) looked(t *task, seen look, now time.Time) []action {
 	t.waiting = time.Time{}
 	pending := t.Steps[t.Next]
 	steps := seen.result.Steps
-	if seen.receiverHas[pending.To.GUID] {
+	if guid := pending.To.GUID; seen.receiverHas[guid] && seen.sourceHas[guid] {
 		// The stream arrived, but its sender never learned of it, or could not say so: the step is done again, finds
 		// nothing to send, and sets the cursor and the holds right on both sides.
 		pending.Resume = false

@@ -212,7 +212,8 @@ func TestAStepWhoseStreamArrivedIsSettledAndNotSkipped(t *testing.T) {
 	m.advance(start)
 	m.apply(m.event(task, protocol.EventFailed), start)
 	m.advance(start.Add(time.Minute))
-	m.looked(task, look{receiverHas: map[uint64]bool{1: true}}, start)
+	both := map[uint64]bool{1: true}
+	m.looked(task, look{receiverHas: both, sourceHas: both}, start)
 	require.Equal(t, protocol.TaskReady, task.State, "the sender's cursor and holds are still to be set right")
 	require.Len(t, published(m.advance(start)), 1)
 }

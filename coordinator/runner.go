@@ -392,6 +392,10 @@ func (r *runner) look(ctx context.Context, target protocol.JobTarget, filesystem
 	seen := look{
 		result:      plan.Filesystem(spec, target, *sourceDataset, received),
 		receiverHas: map[uint64]bool{},
+		sourceHas:   map[uint64]bool{},
+	}
+	for _, version := range sourceDataset.Versions {
+		seen.sourceHas[version.GUID] = true
 	}
 	if received != nil {
 		for _, version := range received.Versions {

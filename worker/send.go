@@ -215,10 +215,31 @@ func (c *claim) refuseToken(ctx context.Context, offer protocol.Offer, header pr
 }
 
 // settleOnly does what is left of a step whose stream the receiver has already: its offer says so, and is its confirmation.
+// Its snapshot may be gone by now, where nothing held it; a bookmark of it does as well.
 func (c *claim) settleOnly(ctx context.Context) error {
-	s, err := c.prepareSend(ctx, "")
-	if err != nil {
+	step, w := c.item.Step, c.worker
+	if err := w.config.Policy.allowSend(w.config.Host, step.Filesystem); err != nil {
 		return err
+	}
+	dataset, err := w.keeper.Dataset(ctx, step.Filesystem)
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", step.Filesystem, err)
+	}
+	to, found := versionByGUID(dataset, step.To, false)
+	if !found {
+		return protocol.Failf(protocol.Transient, "%s: %s is gone since the step was planned, and no bookmark of it is left",
+			step.Filesystem, step.To)
+	}
+	if to.Type == zfs.Bookmark {
+		to.Type, to.Name = zfs.Snapshot, step.To.Name
+	}
+	s := &sending{to: to, step: abstractions.SendStep{
+		Filesystem: step.Filesystem, JobID: c.item.JobID, Protection: c.item.ProtectionOfStep(), To: to, Dataset: &dataset,
+	}}
+	if step.From != nil {
+		if from, found := versionByGUID(dataset, *step.From, false); found {
+			s.step.From = &from
+		}
 	}
 	return c.settleSend(ctx, s, &protocol.Progress{})
 }
