@@ -185,12 +185,17 @@ func targetFilter(source protocol.Filter, root string) protocol.Filter {
 	return target
 }
 
-// missingFromSource are the filesystems that the filter names in full, and subtrees' roots, that do not exist.
+// missingFromSource are the filesystems that the filter names, alone or as the root of a subtree, and that do not exist. One
+// that the filter leaves out itself, and only has in what is below it, is not in the inventory though it exists; of those,
+// only roots that the host could not find are missing.
 func missingFromSource(filter protocol.Filter, source inventory) []string {
 	var missing []string
 	for pattern, in := range filter {
 		name := strings.TrimSuffix(pattern, "<")
-		if in && name != "" && source.find(name) == nil && !slices.Contains(missing, name) {
+		if !in || name == "" || slices.Contains(missing, name) {
+			continue
+		}
+		if filter.Match(name) && source.find(name) == nil || slices.Contains(source.missing, name) {
 			missing = append(missing, name)
 		}
 	}

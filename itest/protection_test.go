@@ -186,8 +186,8 @@ func (s *stand) interrupt(protection protocol.Protection, initial bool, at inter
 	ctx := s.t.Context()
 	data, root := s.sourcePool+"/data", s.targetPool+"/alpha"
 	received := root + "/" + data
-	s.command(s.source, "create", data)
-	s.command(s.target, "create", root)
+	run(s.t, s.stopSource, "create", data)
+	run(s.t, s.stopTarget, "create", root)
 	job := testfleet.Job("prod", "alpha", protocol.Filter{data: true}, protocol.JobTarget{Host: "bravo", Root: root})
 	job.Replication.Protection = protocol.ProtectionPolicy{Initial: protection, Incremental: protection}
 	job.Replication.Attempts = 20
@@ -235,18 +235,6 @@ func (s *stand) interrupt(protection protocol.Protection, initial bool, at inter
 func (s *stand) requireDone(detail fleet.PlanDetail) {
 	s.t.Helper()
 	require.Equal(s.t, protocol.PlanDone, detail.Plan.State, "%s", testfleet.Explain(detail))
-}
-
-// command runs a zfs command that package zfs has no function for.
-func (s *stand) command(system *zfs.System, args ...string) {
-	s.t.Helper()
-	runner := zfs.Runner(s.stopSource)
-	if system == s.target {
-		runner = s.stopTarget
-	}
-	result, err := runner.Run(s.t.Context(), zfs.Command{Args: append([]string{"zfs"}, args...)})
-	require.NoError(s.t, err)
-	require.Zero(s.t, result.ExitCode, "zfs %s: %s", strings.Join(args, " "), result.Stderr)
 }
 
 // prune destroys every snapshot of the source that can be destroyed, as a pruner without mercy.

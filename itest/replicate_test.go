@@ -47,9 +47,15 @@ func (p *pair) startAll() {
 
 func (p *pair) zfs(fake *zfsfake.Fake, args ...string) {
 	p.t.Helper()
-	result, err := fake.Run(p.t.Context(), zfs.Command{Args: append([]string{"zfs"}, args...)})
-	require.NoError(p.t, err)
-	require.Zero(p.t, result.ExitCode, "zfs %s: %s", strings.Join(args, " "), result.Stderr)
+	run(p.t, fake, args...)
+}
+
+// run runs a zfs command that must succeed.
+func run(t testing.TB, runner zfs.Runner, args ...string) {
+	t.Helper()
+	result, err := runner.Run(t.Context(), zfs.Command{Args: append([]string{"zfs"}, args...)})
+	require.NoError(t, err)
+	require.Zero(t, result.ExitCode, "zfs %s: %s", strings.Join(args, " "), result.Stderr)
 }
 
 // tree makes filesystems below tank/data, with contents and the given number of snapshots each.

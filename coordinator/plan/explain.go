@@ -27,18 +27,18 @@ func (p *pair) targetMovedOn(from, copied protocol.Version, extra, newer []proto
 	}
 	message.WriteString(p.howTheTargetMovedOn(copied, extra))
 	message.WriteString(" An increment can only be received on top of the target's newest snapshot.")
-	if p.job.Recv.Rollback {
-		message.WriteString(" The job allows rollback (recv.rollback), but zfs recv -F cannot destroy snapshots that are held.")
+	if p.job.Recv.ForceRollback {
+		message.WriteString(" The job allows rollback (recv.force_rollback), but zfs recv -F cannot destroy snapshots that are held.")
 	}
 	if anyHeld(extra) {
 		remedy.WriteString(p.releaseFirst(extra))
 	}
-	if p.job.Recv.Rollback {
+	if p.job.Recv.ForceRollback {
 		fmt.Fprintf(&remedy, "The next run then rolls the target back to %s and sends what comes after it.\n", copied.Rel())
 	} else {
 		fmt.Fprintf(&remedy, "To give up what the target has after %s, and with it all that was written there since, on %s:\n%s",
 			copied.Rel(), p.target.Host, command("zfs rollback -r", "@", p.targetFilesystem, copied.Name))
-		remedy.WriteString("To let the job do that by itself whenever it is needed, set recv.rollback: true in the job.\n")
+		remedy.WriteString("To let the job do that by itself whenever it is needed, set recv.force_rollback: true in the job.\n")
 	}
 	remedy.WriteString(p.keepAside())
 	if c.Kind == KindReceiverAhead && from.IsSnapshot() {
@@ -201,7 +201,16 @@ func (p *pair) whatRollbackDestroys(from protocol.Version, extra []protocol.Vers
 		when = "the first step destroys"
 	}
 	return fmt.Sprintf("%s has %s after the common version %s that the source does not have: %s; %s what the target has after"+
-		" it (recv.rollback)", p.there(), count(extra), from.Rel(), list(extra), when)
+		" it (recv.force_rollback)", p.there(), count(extra), from.Rel(), list(extra), when)
+}
+
+// whatBecomesOfTheClone is the note of a first replication of a clone; empty for what is no clone.
+func (p *pair) whatBecomesOfTheClone() string {
+	if p.source.Origin == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s is a clone of %s; it is sent as a %s of its own, with all its data, and shares no space with its origin on"+
+		" the target", p.here(), p.source.Origin, kindOf(p.source))
 }
 
 // whyNothingIsWanted is the note of a filesystem that has no snapshot to send.

@@ -75,9 +75,11 @@ func (p *pair) initial() Result {
 	to := p.sourceSnapshots[first]
 	steps := []protocol.Step{p.step(nil, to)}
 	steps[0].Initial = true
-	steps[0].Resume = p.hasPartial(0, to)
+	p.resume(&steps[0], 0)
 	// After the newest, nothing is left; so what follows is for policy all, and for a partial state of an older snapshot.
-	return p.result(append(steps, p.increments(to, p.sourceSnapshots[first+1:])...), true)
+	result := p.result(append(steps, p.increments(to, p.sourceSnapshots[first+1:])...), true)
+	result.Note = p.whatBecomesOfTheClone()
+	return result
 }
 
 // firstSnapshot is the index of the snapshot that is sent in full; -1 if none is wanted. Under policy most_recent that is
@@ -108,7 +110,7 @@ func (p *pair) firstSnapshot() int {
 func (p *pair) incremental(from, copied protocol.Version, extra []protocol.Version) Result {
 	newer := after(p.sourceSnapshots, from)
 	steps := p.increments(from, newer)
-	if len(extra) > 0 && (!p.job.Recv.Rollback || anyHeld(extra)) {
+	if len(extra) > 0 && (!p.job.Recv.ForceRollback || anyHeld(extra)) {
 		return p.conflict(p.targetMovedOn(from, copied, extra, newer))
 	}
 	if taken, by, found := p.nameTaken(newer); found {
@@ -140,7 +142,9 @@ func (p *pair) increments(from protocol.Version, newer []protocol.Version) []pro
 			last.Intermediates++
 		} else {
 			step := p.step(&previous, snapshot)
-			step.Resume = len(steps) == 0 && p.hasPartial(previous.GUID, snapshot)
+			if len(steps) == 0 {
+				p.resume(&step, previous.GUID)
+			}
 			steps = append(steps, step)
 			// A partial state is of one elementary send, and so is the step that goes on with it.
 			open = neighbours && previous.IsSnapshot() && !step.Resume
@@ -152,12 +156,22 @@ func (p *pair) increments(from protocol.Version, newer []protocol.Version) []pro
 
 // step sends one snapshot: in full, or the difference from a version.
 func (p *pair) step(from *protocol.Version, to protocol.Version) protocol.Step {
-	step := protocol.Step{Filesystem: p.filesystem, TargetFilesystem: p.targetFilesystem, To: to}
+	step := protocol.Step{
+		Filesystem: p.filesystem, TargetFilesystem: p.targetFilesystem, Volume: p.source.Volume, To: to,
+	}
 	if from != nil {
 		version := *from
 		step.From = &version
 	}
 	return step
+}
+
+// resume marks the step from the version of the given guid (0 for a full send) as one to go on with, if the target has a
+// partial state of it.
+func (p *pair) resume(step *protocol.Step, from uint64) {
+	if p.hasPartial(from, step.To) {
+		step.Resume, step.ResumeToken = true, p.receiver.Resume.Token
+	}
 }
 
 // hasPartial tells whether the target has a partial state of the send from the version of the given guid (0 for a full

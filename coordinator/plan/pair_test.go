@@ -182,7 +182,7 @@ func (c pairCase) result(t *testing.T) plan.Result {
 	t.Helper()
 	job := job()
 	job.Snapshots.Include = c.include
-	job.Recv.Rollback = c.rollback
+	job.Recv.ForceRollback = c.rollback
 	if c.initial != "" {
 		job.Replication.Initial = c.initial
 	}

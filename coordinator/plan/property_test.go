@@ -39,7 +39,7 @@ func drawSituation(t *rapid.T) situation {
 	s.job.Replication.Initial = rapid.SampledFrom([]protocol.InitialPolicy{
 		protocol.InitialMostRecent, protocol.InitialAll, protocol.InitialFail,
 	}).Draw(t, "initial")
-	s.job.Recv.Rollback = rapid.Bool().Draw(t, "rollback")
+	s.job.Recv.ForceRollback = rapid.Bool().Draw(t, "rollback")
 	if rapid.Bool().Draw(t, "filter") {
 		s.job.Snapshots.Include = "^yes"
 	}
@@ -141,7 +141,7 @@ func (s situation) receive(t require.TestingT, step protocol.Step) situation {
 		at := slices.IndexFunc(s.receiver.Versions, func(v protocol.Version) bool { return v.GUID == step.From.GUID })
 		require.GreaterOrEqual(t, at, 0, "the target has %s", *step.From)
 		for _, lost := range s.receiver.Versions[at+1:] {
-			require.True(t, s.job.Recv.Rollback, "%s can only be destroyed where rollback is allowed", lost)
+			require.True(t, s.job.Recv.ForceRollback, "%s can only be destroyed where rollback is allowed", lost)
 			require.Zero(t, lost.UserRefs, "%s cannot be destroyed, since it is held", lost)
 		}
 		next.Versions = slices.Clone(s.receiver.Versions[:at+1])
@@ -321,7 +321,7 @@ func TestConflictOnlyWhereNeeded(t *testing.T) {
 		case known:
 			require.NotNil(t, result.Conflict, "a name is taken")
 			require.Equal(t, plan.KindSnapshotNameTaken, result.Conflict.Kind)
-		case !s.job.Recv.Rollback:
+		case !s.job.Recv.ForceRollback:
 			require.NotNil(t, result.Conflict, "the source does not have the target's newest snapshot %s", last)
 		}
 	})
