@@ -9,6 +9,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // DestroyError says which snapshots and bookmarks could not be destroyed, and why; all others of the call are gone.
@@ -92,7 +94,8 @@ func (e *SnapshotBusy) Unwrap() error { return e.Command }
 //
 // Snapshots of one dataset are destroyed with as few commands as fit the command line, each atomic in OpenZFS: if one
 // snapshot can not be destroyed, none is. The ones that were named as the reason are then left to the last and tried one
-// by one. The error is a [*DestroyError], unless a command could not be run at all.
+// by one. Bookmarks are destroyed with a command for each, several at a time. The error is a [*DestroyError], unless a
+// command could not be run at all.
 func (s *System) Destroy(ctx context.Context, names ...string) error {
 	snapshots := map[string][]string{} // names after "@", by dataset
 	var bookmarks []string
@@ -115,10 +118,8 @@ func (s *System) Destroy(ctx context.Context, names ...string) error {
 			}
 		}
 	}
-	for _, bookmark := range bookmarks {
-		if err := s.destroyBookmark(ctx, bookmark, failed); err != nil {
-			return err
-		}
+	if err := s.destroyBookmarks(ctx, bookmarks, failed); err != nil {
+		return err
 	}
 	if len(failed) > 0 {
 		return &DestroyError{Failed: failed}
@@ -214,16 +215,33 @@ func dependents(stderr string) []string {
 	return names
 }
 
-func (s *System) destroyBookmark(ctx context.Context, bookmark string, failed map[string]error) error {
-	err := s.run(ctx, Command{Args: []string{"zfs", "destroy", bookmark}})
-	var command *CommandError
-	switch {
-	case err == nil:
-	case !errors.As(err, &command):
-		return err
-	case strings.Contains(command.Stderr, "does not exist"): // of the bookmark, or of its dataset
-	default:
-		failed[bookmark] = command
+// destroyBookmarks destroys bookmarks and notes in failed which could not be. zfs destroy takes one bookmark, and channel
+// programs none (see [BookmarkProgram]); commands at the same time are synced with the same transaction group, which is
+// what takes the time.
+func (s *System) destroyBookmarks(ctx context.Context, bookmarks []string, failed map[string]error) error {
+	commands := make([]*CommandError, len(bookmarks))
+	var group errgroup.Group
+	group.SetLimit(maxBookmarkCommands)
+	for i, bookmark := range bookmarks {
+		group.Go(func() error {
+			err := s.run(ctx, Command{Args: []string{"zfs", "destroy", bookmark}})
+			var command *CommandError
+			switch {
+			case err == nil:
+			case !errors.As(err, &command):
+				return err
+			case strings.Contains(command.Stderr, "does not exist"): // of the bookmark, or of its dataset
+			default:
+				commands[i] = command
+			}
+			return nil
+		})
 	}
-	return nil
+	err := group.Wait()
+	for i, command := range commands {
+		if command != nil {
+			failed[bookmarks[i]] = command
+		}
+	}
+	return err
 }

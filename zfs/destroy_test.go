@@ -16,8 +16,7 @@ func TestDestroyBatchesByDataset(t *testing.T) {
 		answer{args: "zfs destroy tank/a@1,2"},
 		answer{args: "zfs destroy tank/b@3"},
 		answer{args: "zfs destroy tank/a#m"},
-		answer{args: "zfs destroy tank/b#n"},
-	).Destroy(t.Context(), "tank/a@1", "tank/b@3", "tank/a#m", "tank/a@2", "tank/b#n"))
+	).Destroy(t.Context(), "tank/a@1", "tank/b@3", "tank/a#m", "tank/a@2"))
 	require.NoError(t, scripted(t).Destroy(t.Context()))
 }
 

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 )
 
 // System is typed OpenZFS over a [Runner]. It is safe for concurrent use.
@@ -15,6 +16,8 @@ type System struct {
 
 	mu       sync.Mutex
 	features *Features // nil until they were read once; a failed reading is tried again
+
+	programsRefused atomic.Bool // this process may not run channel programs; it does not change while it runs
 }
 
 // New makes a System over the runner.

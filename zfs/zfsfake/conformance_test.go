@@ -288,6 +288,8 @@ func (s *session) prepare(words []string) {
 		file := s.stream(words[1] + ".key")
 		require.NoError(s.t, os.WriteFile(file, bytes.Repeat([]byte{'k'}, 32), 0o600))
 		s.variables[words[1]] = file
+	case "program":
+		require.NoError(s.t, os.WriteFile(s.stream(words[1]), []byte(zfs.BookmarkProgram), 0o600))
 	case "start":
 		s.start(words[1], words[2], words[3:])
 	case "finish":

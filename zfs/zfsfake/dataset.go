@@ -1,5 +1,5 @@
-// The commands that make, change and rename datasets: create, clone, snapshot, rollback, rename, set, inherit, mount,
-// keys, and program, which this fake's pools refuse.
+// The commands that make, change and rename datasets: create, clone, snapshot, rollback, rename, set, inherit, mount, and
+// keys.
 
 package zfsfake
 
@@ -953,10 +953,4 @@ func (f *Fake) SetKeyLoaded(dataset string, loaded bool) {
 	if d := f.dataset(dataset); d != nil && d.keyRoot != nil {
 		d.keyRoot.keyLoaded = loaded
 	}
-}
-
-// zfsProgram refuses: the fake has no interpreter, so its pools are as those on which the caller may not run programs.
-func (p *process) zfsProgram() int {
-	p.errorf("Channel programs must be run as root.\n")
-	return 1
 }

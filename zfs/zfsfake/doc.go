@@ -30,9 +30,10 @@
 // # What it does not model
 //
 // Sizes are plausible, not exact; space is never short unless WithSize is given. There is no delegation, no quota, no
-// mount table beyond the mounted property, no -j output, no send -R, no redaction, no dedup, no corrective receive, no
-// zfs diff, no promote. Channel programs are refused as on a host where they are not permitted. The text of zfs's usage
-// message is abridged. Streams and tokens have formats of their own and cannot be exchanged with real ZFS.
+// mount table beyond the mounted property, no -j output but that of programs, no send -R, no redaction, no dedup, no corrective receive, no
+// zfs diff, no promote. There is no interpreter of channel programs: zfs.BookmarkProgram is known by its text, and any
+// other fails. The text of zfs's usage message is abridged. Streams and tokens have formats of their own and cannot be
+// exchanged with real ZFS.
 //
 // # Tests with it
 //

@@ -20,6 +20,8 @@ type Fake struct {
 	seed    uint64
 	version string
 
+	programsRefused bool // the caller is not root
+
 	state sync.Mutex // guards pools and all that hangs below them
 	pools map[string]*pool
 
@@ -56,6 +58,9 @@ func WithSeed(seed uint64) Option { return func(f *Fake) { f.seed = seed } }
 // WithVersion sets what zfs version prints, such as "2.3.2-2". A host older than 2.2 does not know the property
 // snapshots_changed nor zfs holds -p; everything else is as in OpenZFS 2.3 whatever the version says.
 func WithVersion(version string) Option { return func(f *Fake) { f.version = version } }
+
+// WithoutChannelPrograms refuses zfs program, as where the caller is not root.
+func WithoutChannelPrograms() Option { return func(f *Fake) { f.programsRefused = true } }
 
 // New makes a host without pools.
 func New(options ...Option) *Fake {

@@ -276,31 +276,45 @@ func (p *process) zfsBookmark() int {
 	if !ok {
 		return p.showUsage()
 	}
-	datasetName, short2, _ := strings.Cut(name, "#")
-	d := p.fake.dataset(datasetName)
-	reason := ""
-	switch {
-	case nameProblem(name) != "" || strings.Contains(name, "%"):
-		reason = "invalid argument"
-	case strings.SplitN(datasetName, "/", 2)[0] != o.dataset.pool.name:
-		reason = "bookmark is in a different pool"
-	case d == nil:
-		reason = "dataset does not exist"
-	case d.pool.features["bookmarks"] == "disabled",
-		o.bookmark != nil && d.pool.features["bookmark_v2"] == "disabled":
-		reason = "bookmark feature not enabled"
-	case d.bookmarks[short2] != nil:
-		reason = "bookmark exists"
-	case d != o.dataset && !d.descendsFrom(o):
-		reason = "source is not an ancestor of the new bookmark's dataset"
-	case d.pool.readOnly:
-		reason = "pool is read-only"
-	}
-	if reason != "" {
+	if reason := p.fake.makeBookmark(o, name); reason != "" {
 		p.errorf("cannot create bookmark '%s': %s\n", name, reason)
 		return 1
 	}
-	b := &bookmark{name: short2, guid: o.guid(), createTXG: o.createTXG()}
+	return 0
+}
+
+// The reasons why bookmarks cannot be made that a channel program has numbers for.
+const (
+	bookmarkExists        = "bookmark exists"
+	bookmarkNameInvalid   = "invalid argument"
+	bookmarkElsewhere     = "bookmark is in a different pool"
+	bookmarkOfNoAncestor  = "source is not an ancestor of the new bookmark's dataset"
+	bookmarkDatasetAbsent = "dataset does not exist"
+	bookmarksNotEnabled   = "bookmark feature not enabled"
+)
+
+// makeBookmark makes a bookmark of a snapshot or bookmark, or answers why not; the caller holds f.state.
+func (f *Fake) makeBookmark(o object, name string) (reason string) {
+	datasetName, short, _ := strings.Cut(name, "#")
+	d := f.dataset(datasetName)
+	switch {
+	case nameProblem(name) != "" || strings.Contains(name, "%"):
+		return bookmarkNameInvalid
+	case strings.SplitN(datasetName, "/", 2)[0] != o.dataset.pool.name:
+		return bookmarkElsewhere
+	case d == nil:
+		return bookmarkDatasetAbsent
+	case d.pool.features["bookmarks"] == "disabled",
+		o.bookmark != nil && d.pool.features["bookmark_v2"] == "disabled":
+		return bookmarksNotEnabled
+	case d.bookmarks[short] != nil:
+		return bookmarkExists
+	case d != o.dataset && !d.descendsFrom(o):
+		return bookmarkOfNoAncestor
+	case d.pool.readOnly:
+		return "pool is read-only"
+	}
+	b := &bookmark{name: short, guid: o.guid(), createTXG: o.createTXG()}
 	if o.snapshot != nil {
 		b.creation = o.snapshot.creation
 		b.referenced = o.snapshot.content.bytes + emptyDatasetBytes
@@ -310,8 +324,8 @@ func (p *process) zfsBookmark() int {
 	}
 	d.pool.features["bookmarks"] = "active"
 	d.pool.nextTXG()
-	d.bookmarks[short2] = b
-	return 0
+	d.bookmarks[short] = b
+	return ""
 }
 
 // descendsFrom says whether the object is an earlier point of a clone's timeline.
