@@ -12,6 +12,8 @@ type Dataset struct {
 	Encrypted bool `msgpack:"e,omitempty" json:"encrypted,omitempty"`
 	// Placeholder says that it was created only to hold a replicated child.
 	Placeholder bool `msgpack:"p,omitempty" json:"placeholder,omitempty"`
+	// Origin is the snapshot that it is a clone of; empty where it is no clone.
+	Origin string `msgpack:"o,omitempty" json:"origin,omitempty"`
 	// Resume is its partially received state, if it has one.
 	Resume *ResumeState `msgpack:"r,omitempty" json:"resume,omitempty"`
 	// Versions are in order of createtxg; a bookmark comes before the snapshot of the same createtxg.
@@ -24,6 +26,8 @@ type ResumeState struct {
 	FromGUID uint64 `msgpack:"from,omitempty" json:"from_guid,string,omitempty"`
 	ToName   string `msgpack:"name" json:"to_name"`
 	Bytes    uint64 `msgpack:"bytes" json:"bytes"`
+	// Token is the token itself.
+	Token string `msgpack:"token,omitempty" json:"-"`
 	// Unreadable says why the token could not be decoded; the other fields are then empty.
 	Unreadable string `msgpack:"unreadable,omitempty" json:"unreadable,omitempty"`
 }

@@ -64,14 +64,9 @@ type SendOptions struct {
 type RecvOptions struct {
 	Properties  RecvProperties     `msgpack:"properties" json:"properties" yaml:"properties,omitempty"`
 	Placeholder PlaceholderOptions `msgpack:"placeholder" json:"placeholder" yaml:"placeholder,omitempty"`
-	// Rollback allows the receiver to give up what was written to the target since the last common version (zfs recv -F).
-	Rollback bool `msgpack:"rollback" json:"rollback" yaml:"rollback"`
-}
-
-// RecvProperties are set (zfs recv -o) or left to the parent (zfs recv -x) on what is received.
-type RecvProperties struct {
-	Override map[string]string `msgpack:"override,omitempty" json:"override,omitempty" yaml:"override,omitempty"`
-	Inherit  []string          `msgpack:"inherit,omitempty" json:"inherit,omitempty" yaml:"inherit,omitempty"`
+	// ForceRollback allows the receiver to give up what was written to the target since the last common version (zfs recv
+	// -F).
+	ForceRollback bool `msgpack:"force_rollback" json:"force_rollback" yaml:"force_rollback"`
 }
 
 // PlaceholderOptions say how filesystems are created that only hold a replicated child.
@@ -242,15 +237,8 @@ func (j Job) validatePolicies() error {
 		return Usagef("job %s: recv.placeholder.encryption %q: use unspecified, off or inherit", j.Name,
 			j.Recv.Placeholder.Encryption)
 	}
-	for name := range j.Recv.Properties.Override {
-		if !propertyPattern.MatchString(name) {
-			return Usagef("job %s: recv.properties.override: %q is no property's name", j.Name, name)
-		}
-	}
-	for _, name := range j.Recv.Properties.Inherit {
-		if !propertyPattern.MatchString(name) {
-			return Usagef("job %s: recv.properties.inherit: %q is no property's name", j.Name, name)
-		}
+	if err := j.Recv.Properties.validate(); err != nil {
+		return Usagef("job %s: %w", j.Name, err)
 	}
 	if replication.Concurrency.Steps < 1 {
 		return Usagef("job %s: replication.concurrency.steps is %d: use at least 1", j.Name, replication.Concurrency.Steps)

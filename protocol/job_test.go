@@ -25,7 +25,7 @@ targets:
 snapshots: {include: "^(auto|manual)_"}
 send: {encrypted: true, raw: true, properties: true, backup_properties: true, compressed: false,
        large_blocks: false, embedded_data: false, saved: true}
-recv: {properties: {override: {mountpoint: none}, inherit: [sharenfs]}, placeholder: {encryption: inherit}, rollback: true}
+recv: {properties: {override: {mountpoint: none}, inherit: [sharenfs]}, placeholder: {encryption: inherit}, force_rollback: true}
 replication:
   protection: {initial: guarantee_nothing, incremental: guarantee_incremental}
   initial: all
@@ -61,8 +61,8 @@ func TestParseJobReadsEveryField(t *testing.T) {
 			Properties: protocol.RecvProperties{
 				Override: map[string]string{"mountpoint": "none"}, Inherit: []string{"sharenfs"},
 			},
-			Placeholder: protocol.PlaceholderOptions{Encryption: protocol.PlaceholderInherit},
-			Rollback:    true,
+			Placeholder:   protocol.PlaceholderOptions{Encryption: protocol.PlaceholderInherit},
+			ForceRollback: true,
 		},
 		Replication: protocol.Replication{
 			Protection: protocol.ProtectionPolicy{
@@ -112,7 +112,7 @@ func TestParseJobKeepsTheDefaultsOfWhatIsNotSaid(t *testing.T) {
 			"replication: {deadlines: {stall: '90s'}}\n",
 			func(j *protocol.Job) { j.Replication.Deadlines.Stall = protocol.Duration(90 * time.Second) },
 		},
-		"rollback only": {"recv: {rollback: true}\n", func(j *protocol.Job) { j.Recv.Rollback = true }},
+		"rollback only": {"recv: {force_rollback: true}\n", func(j *protocol.Job) { j.Recv.ForceRollback = true }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -257,8 +257,12 @@ func arbitraryJob(t *rapid.T) protocol.Job {
 		job.Targets = append(job.Targets, target)
 	}
 	job.Snapshots.Include = rapid.SampledFrom([]string{"", "^auto_", `a|b\d+`, `.`, "yes", "1"}).Draw(t, "include")
-	job.Recv.Properties.Override = rapid.MapOfN(rapid.StringMatching(`[a-z:]{1,10}`), text, 0, 3).Draw(t, "override")
-	job.Recv.Properties.Inherit = rapid.SliceOfN(rapid.StringMatching(`[a-z:]{1,10}`), 0, 3).Draw(t, "inherit")
+	job.Recv.Properties = protocol.RecvProperties{
+		Override:   rapid.MapOfN(rapid.StringMatching(`o:[a-z:]{1,8}`), text, 0, 3).Draw(t, "override"),
+		Inherit:    rapid.SliceOfNDistinct(rapid.StringMatching(`i:[a-z:]{1,8}`), 0, 3, rapid.ID).Draw(t, "inherit"),
+		Filesystem: protocol.PropertyChanges{Override: map[string]string{"atime": text.Draw(t, "atime")}},
+		Volume:     protocol.PropertyChanges{Inherit: []string{"volmode"}},
+	}
 	job.Recv.Placeholder.Encryption = rapid.SampledFrom([]protocol.PlaceholderEncryption{
 		protocol.PlaceholderUnspecified, protocol.PlaceholderOff, protocol.PlaceholderInherit,
 	}).Draw(t, "placeholder")

@@ -10,6 +10,8 @@ type Step struct {
 	Filesystem string `msgpack:"fs" json:"filesystem" yaml:"filesystem"`
 	// TargetFilesystem is where it lands on the target.
 	TargetFilesystem string `msgpack:"target_fs" json:"target_filesystem" yaml:"target_filesystem"`
+	// Volume says that it is a volume and no filesystem.
+	Volume bool `msgpack:"volume,omitempty" json:"volume,omitempty" yaml:"volume,omitempty"`
 	// From is the version that both sides have; nil is a full send.
 	From *Version `msgpack:"from,omitempty" json:"from,omitempty" yaml:"from,omitempty"`
 	// To is the snapshot that the receiver has afterwards.
@@ -19,6 +21,9 @@ type Step struct {
 	Intermediates int `msgpack:"intermediates,omitempty" json:"intermediates,omitempty" yaml:"intermediates,omitempty"`
 	// Resume says that the receiver has a partial state of exactly this step.
 	Resume bool `msgpack:"resume,omitempty" json:"resume,omitempty" yaml:"resume,omitempty"`
+	// ResumeToken is that of the partial state when the step was planned, for estimating what is left. What is sent goes by
+	// the receiver's offer.
+	ResumeToken string `msgpack:"token,omitempty" json:"-" yaml:"-"`
 	// Initial says that the target had nothing of the filesystem when the step was planned.
 	Initial bool `msgpack:"initial,omitempty" json:"initial,omitempty" yaml:"initial,omitempty"`
 	// Estimate is the expected size of the stream in bytes; 0 where it is not known.

@@ -62,7 +62,8 @@ func kindOfRecv(err *zfs.RecvError) protocol.FailureKind {
 		return protocol.Transient
 	case zfs.RecvDestinationModified, zfs.RecvDestinationExists:
 		return protocol.Conflict
-	case zfs.RecvForceIntoEncrypted, zfs.RecvEncryption, zfs.RecvNoSpace, zfs.RecvIncompatibleFeatures:
+	case zfs.RecvForceIntoEncrypted, zfs.RecvEncryption, zfs.RecvNoSpace, zfs.RecvIncompatibleFeatures,
+		zfs.RecvLargeBlocksRequired, zfs.RecvEmbeddedIntoEncrypted:
 		return protocol.Permanent
 	case zfs.RecvOther:
 	}

@@ -62,7 +62,7 @@ func (c *claim) pipe(ctx context.Context, r *receiving, s *sending) (*protocol.P
 	meter.stop()
 	if recvError != nil {
 		// Closing a stream that zfs recv did not read to its end is no failure of the sender's.
-		return nil, fmt.Errorf("receive %s: %w", c.item.Step.TargetFilesystem, recvError)
+		return nil, fmt.Errorf("receive %s: %w", c.item.Step.TargetFilesystem, c.explain(r, recvError))
 	}
 	if sendError != nil {
 		return nil, protocol.AsFailure(fmt.Errorf("send %s: %w", c.item.Step.To.Full(c.item.Step.Filesystem), sendError),

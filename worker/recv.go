@@ -31,6 +31,8 @@ type receiving struct {
 	placeholder bool
 	// missing says that there is no such filesystem yet, so that its ancestors may have to be created.
 	missing bool
+	// common is the target's copy of the step's from: a snapshot's full name; empty for a full send.
+	common string
 }
 
 // denyPlaceholder has the received filesystem say of itself that it is no placeholder. Otherwise it would inherit that from
@@ -48,9 +50,16 @@ func (c *claim) prepareReceive(ctx context.Context) (*receiving, error) {
 	if err := w.config.Policy.allowRecv(w.config.Host, c.item.Job, c.item.TargetRoot, target); err != nil {
 		return nil, err
 	}
+	properties := c.item.Recv.Properties.For(c.item.Step.Volume)
+	if c.item.Step.From != nil {
+		// They are decided when a filesystem is made, and zfs recv refuses them for increments.
+		for _, property := range []string{"encryption", "keyformat", "keylocation", "pbkdf2iters"} {
+			delete(properties.Override, property)
+		}
+	}
 	r := &receiving{args: zfs.RecvArgs{
-		Dataset: target, Resumable: true, Rollback: c.item.Recv.Rollback,
-		Override: c.item.Recv.Properties.Override, Inherit: c.item.Recv.Properties.Inherit,
+		Dataset: target, Resumable: true, Rollback: c.item.Recv.ForceRollback,
+		Override: properties.Override, Inherit: properties.Inherit,
 	}}
 	dataset, err := w.keeper.Dataset(ctx, target)
 	if errors.Is(err, zfs.ErrDatasetDoesNotExist) {
@@ -69,6 +78,11 @@ func (c *claim) prepareReceive(ctx context.Context) (*receiving, error) {
 	if c.item.Step.From == nil && !r.placeholder {
 		r.denyPlaceholder()
 	}
+	if c.item.Step.From != nil {
+		if from, found := snapshotByGUID(dataset, c.item.Step.From.GUID); found {
+			r.common = target + "@" + from.Name
+		}
+	}
 	// A placeholder holds no data of anybody's, and a full stream replaces it only with -F.
 	r.args.Rollback = r.args.Rollback || r.placeholder && len(dataset.Versions) == 0
 	r.resumeToken, err = c.usableToken(ctx, dataset)
@@ -86,6 +100,9 @@ func (c *claim) usableToken(ctx context.Context, dataset zfs.Dataset) (string, e
 		return "", nil
 	}
 	decoded, err := c.worker.config.ZFS.DecodeResumeToken(ctx, token)
+	if err != nil && !unreadableToken(err) {
+		return "", protocol.AsFailure(fmt.Errorf("%s: %w", dataset.Name, err), protocol.Transient)
+	}
 	fits := err == nil && decoded.ToGUID == step.To.GUID && step.Intermediates == 0 &&
 		(step.From == nil && !decoded.HasFromGUID || step.From != nil && decoded.FromGUID == step.From.GUID)
 	if fits {
@@ -137,10 +154,15 @@ func (c *claim) makeRoom(ctx context.Context, r *receiving) error {
 	switch encryption := c.item.Recv.Placeholder.Encryption; {
 	case encryption == protocol.PlaceholderOff:
 		args.Encryption = zfs.PlaceholderOff
-	case encryption != protocol.PlaceholderInherit && len(missing) > 0 && above.Encrypted():
+	case len(missing) == 0 || !above.Encrypted():
+	case encryption != protocol.PlaceholderInherit:
 		return protocol.Failf(protocol.Permanent, "%s has to be created to hold %s, below %s, which is encrypted: say in the job whether"+
 			" it shall be encrypted too (recv.placeholder.encryption: inherit) or not (off)",
 			missing[0], c.item.Step.TargetFilesystem, above.Name)
+	case above.KeyStatus != "available":
+		return protocol.Failf(protocol.Permanent, "%s has to be created to hold %s, encrypted like %s above it (recv.placeholder.encryption:"+
+			" inherit), but the key is not loaded: load it (zfs load-key %s), or say in the job that placeholders are not encrypted"+
+			" (recv.placeholder.encryption: off)", missing[0], c.item.Step.TargetFilesystem, above.Name, above.EncryptionRoot)
 	}
 	for _, name := range missing {
 		if err := c.worker.config.ZFS.CreatePlaceholder(ctx, name, args); err != nil {
@@ -320,7 +342,35 @@ func (c *claim) copyToPool(ctx context.Context, r *receiving, connection *tcp.In
 	if err := group.Wait(); err != nil {
 		return bytes, err
 	}
-	return bytes, receiveError(copyError, recvError)
+	return bytes, receiveError(copyError, c.explain(r, recvError))
+}
+
+// explain adds to what zfs recv complains of what the operator can do about it in the job or on this host.
+func (c *claim) explain(r *receiving, err error) error {
+	var typed *zfs.RecvError
+	if !errors.As(err, &typed) {
+		return err
+	}
+	target := c.item.Step.TargetFilesystem
+	switch {
+	case typed.Kind == zfs.RecvDestinationModified && r.common != "":
+		return protocol.Failf(protocol.Conflict, "%s was written to since %s, the last version that both sides have, and an increment"+
+			" can only be received on top of that: %w. To give up what was written, on %s: zfs rollback -r '%s'. To let the job do that"+
+			" whenever it is needed, set recv.force_rollback: true in it", target, r.common, err, c.worker.config.Host, r.common)
+	case typed.Kind == zfs.RecvForceIntoEncrypted && r.placeholder:
+		return protocol.Failf(protocol.Permanent, "%s is a placeholder, and OpenZFS replaces no filesystem where the old or the new one"+
+			" is encrypted: %w. If nothing is below it, on %s: zfs destroy '%s'. Otherwise move it aside with what is below it"+
+			" (zfs rename '%s' '%s_placeholder'), run the job for this filesystem alone, and move what was below it back (zfs rename)",
+			target, err, c.worker.config.Host, target, target, target)
+	case typed.Kind == zfs.RecvLargeBlocksRequired:
+		return protocol.Failf(protocol.Permanent, "%s was received with large blocks, and OpenZFS then takes no increments without them: %w."+
+			" Set send.large_blocks: true in the job again, or keep the target under another name (zfs rename) and replicate it anew",
+			target, err)
+	case typed.Kind == zfs.RecvEmbeddedIntoEncrypted:
+		return protocol.Failf(protocol.Permanent, "%s is encrypted on the target, and OpenZFS receives no embedded data there: %w. Set"+
+			" send.embedded_data: false in the job", target, err)
+	}
+	return err
 }
 
 // receiveError is the error that says most: what zfs recv complains of, unless that is only that the stream broke off.

@@ -36,6 +36,12 @@ func (c *claim) prepareSend(ctx context.Context, token string) (*sending, error)
 	if err != nil {
 		return nil, fmt.Errorf("look at %s: %w", step.Filesystem, err)
 	}
+	return c.validateSend(ctx, dataset, token)
+}
+
+// validateSend compares the step with the dataset as it was listed.
+func (c *claim) validateSend(ctx context.Context, dataset zfs.Dataset, token string) (*sending, error) {
+	step, w := c.item.Step, c.worker
 	to, found := snapshotByGUID(dataset, step.To.GUID)
 	if !found {
 		return nil, protocol.Failf(protocol.Transient, "%s: %s is gone since the step was planned", step.Filesystem, step.To)
@@ -55,12 +61,19 @@ func (c *claim) prepareSend(ctx context.Context, token string) (*sending, error)
 	if err != nil {
 		return nil, err
 	}
+	if c.item.Send.Saved && !features.SavedSend {
+		return nil, protocol.Failf(protocol.Permanent, "OpenZFS %s of this host cannot send saved state (2.0 can): upgrade it, or set"+
+			" send.saved: false in the job", features.Version)
+	}
 	args := c.sendArgs(s, token)
 	var decoded *zfs.ResumeToken
 	if token != "" {
 		t, err := w.config.ZFS.DecodeResumeToken(ctx, token)
-		if err != nil {
+		if unreadableToken(err) {
 			return nil, &tokenRefused{reason: err}
+		}
+		if err != nil {
+			return nil, protocol.AsFailure(err, protocol.Transient)
 		}
 		decoded = &t
 	}
@@ -72,6 +85,13 @@ func (c *claim) prepareSend(ctx context.Context, token string) (*sending, error)
 	return s, err
 }
 
+// unreadableToken tells whether err says that a resume token itself is of no use, and not that it could not be looked at.
+func unreadableToken(err error) bool {
+	var output *zfs.OutputError
+	return errors.Is(err, zfs.ErrResumeTokenCorrupt) || errors.As(err, &output)
+}
+
+// sendArgs is the send of the step. Saved state is never among it: steps are of whole snapshots.
 func (c *claim) sendArgs(s *sending, token string) zfs.SendArgs {
 	options := c.item.Send
 	args := zfs.SendArgs{
@@ -80,7 +100,6 @@ func (c *claim) sendArgs(s *sending, token string) zfs.SendArgs {
 		Flags: zfs.SendFlags{
 			Raw: options.Raw || options.Encrypted, Properties: options.Properties, BackupProperties: options.BackupProperties,
 			Compressed: options.Compressed, LargeBlocks: options.LargeBlocks, EmbeddedData: options.EmbeddedData,
-			Saved: options.Saved,
 		},
 	}
 	if s.from != nil {

@@ -29,6 +29,8 @@ const (
 	requestDeadline = 10 * time.Minute
 	// requestsAtOnce bounds the requests that are worked on at the same time.
 	requestsAtOnce = 8
+	// estimatesAtOnce bounds the dry runs of zfs send for one request.
+	estimatesAtOnce = 4
 )
 
 // serve answers requests until ctx ends, and waits for those under way.
@@ -201,7 +203,7 @@ func (w *Worker) listRoots(ctx context.Context, asked protocol.InventoryRequest)
 func (w *Worker) describe(ctx context.Context, dataset zfs.Dataset) protocol.Dataset {
 	described := protocol.Dataset{
 		Name: dataset.Name, Volume: dataset.Type == zfs.Volume, GUID: dataset.GUID, Encrypted: dataset.Encrypted(),
-		Placeholder: dataset.Placeholder,
+		Placeholder: dataset.Placeholder, Origin: dataset.Origin,
 	}
 	if dataset.ReceiveResumeToken == "" {
 		return described
@@ -213,58 +215,58 @@ func (w *Worker) describe(ctx context.Context, dataset zfs.Dataset) protocol.Dat
 	}
 	described.Resume = &protocol.ResumeState{
 		ToGUID: token.ToGUID, FromGUID: token.FromGUID, ToName: token.ToName, Bytes: token.Bytes,
+		Token: dataset.ReceiveResumeToken,
 	}
 	return described
 }
 
-// answerEstimate asks zfs for the size of each step. A size that cannot be found out is 0.
+// answerEstimate asks zfs for the size of each step, of a few at a time. A size that cannot be found out is 0.
 func (w *Worker) answerEstimate(ctx context.Context, request micro.Request) error {
 	var asked protocol.EstimateRequest
 	if err := readRequest(request, &asked); err != nil {
 		return err
 	}
 	reply := protocol.EstimateReply{Bytes: make([]uint64, len(asked.Steps))}
+	var estimates errgroup.Group
+	estimates.SetLimit(estimatesAtOnce)
 	for i, step := range asked.Steps {
-		if err := w.config.Policy.allowSend(w.config.Host, step.Filesystem); err != nil {
+		if w.config.Policy.allowSend(w.config.Host, step.Filesystem) != nil {
 			continue // the step itself will be refused, with this reason
 		}
-		size, err := w.estimateStep(ctx, step, asked.Send)
-		if err != nil {
-			w.logger.DebugContext(ctx, "a step's size is not known", slog.String("filesystem", step.Filesystem), slog.Any("error", err))
-			continue
-		}
-		reply.Bytes[i] = size
+		estimates.Go(func() error {
+			size, err := w.estimateStep(ctx, step, asked.Send)
+			if err != nil {
+				w.logger.DebugContext(ctx, "a step's size is not known", slog.String("filesystem", step.Filesystem),
+					slog.Any("error", err))
+				return nil
+			}
+			reply.Bytes[i] = size
+			return nil
+		})
+	}
+	if err := estimates.Wait(); err != nil {
+		return err
 	}
 	return respond(request, reply)
 }
 
+// estimateStep is the size of what the step would send now: of the rest, where it goes on with a partial state whose token
+// the sender accepts.
 func (w *Worker) estimateStep(ctx context.Context, step protocol.Step, options protocol.SendOptions) (uint64, error) {
-	item := protocol.WorkItem{Step: step, Send: options}
 	dataset, err := w.config.ZFS.Get(ctx, step.Filesystem)
 	if err != nil {
 		return 0, err
 	}
-	to, found := snapshotByGUID(dataset, step.To.GUID)
-	if !found {
-		return 0, &zfs.DatasetDoesNotExist{Dataset: step.To.Full(step.Filesystem)}
+	c := &claim{worker: w, item: protocol.WorkItem{Step: step, Send: options}}
+	s, err := c.validateSend(ctx, dataset, step.ResumeToken)
+	var refused *tokenRefused
+	if errors.As(err, &refused) {
+		s, err = c.validateSend(ctx, dataset, "")
 	}
-	s := &sending{to: to}
-	if step.From != nil {
-		from, found := versionByGUID(dataset, *step.From, step.Intermediates > 0)
-		if !found {
-			return 0, &zfs.DatasetDoesNotExist{Dataset: step.From.Full(step.Filesystem)}
-		}
-		s.from = &from
-	}
-	features, err := w.config.ZFS.Features(ctx)
 	if err != nil {
 		return 0, err
 	}
-	valid, err := zfs.ValidateSend((&claim{item: item}).sendArgs(s, ""), dataset, nil, features)
-	if err != nil {
-		return 0, err
-	}
-	return w.config.ZFS.EstimateSend(ctx, valid)
+	return w.config.ZFS.EstimateSend(ctx, s.valid)
 }
 
 // answerAbstractions lists what replication keeps on this host's disks.

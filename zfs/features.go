@@ -34,6 +34,12 @@ type Features struct {
 	// LargeBlocks: zfs send -L (0.7).
 	LargeBlocks bool
 
+	// CompressedSend: zfs send -c (0.7).
+	CompressedSend bool
+
+	// BackupProperties: zfs send -b (0.8).
+	BackupProperties bool
+
 	// SavedSend: zfs send -S, of a partially received state (2.0).
 	SavedSend bool
 
@@ -95,6 +101,8 @@ func parseVersionOutput(output string) (Features, error) {
 	since := func(major, minor int) bool { return !less(oldest, [2]int{major, minor}) }
 	features.ResumableRecv = since(0, 7)
 	features.LargeBlocks = since(0, 7)
+	features.CompressedSend = since(0, 7)
+	features.BackupProperties = since(0, 8)
 	features.Encryption = since(0, 8)
 	features.ChannelPrograms = since(0, 8)
 	features.BookmarkClone = since(2, 0)

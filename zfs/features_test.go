@@ -13,22 +13,27 @@ func TestFeaturesOfVersions(t *testing.T) {
 	for output, want := range map[string]Features{
 		"zfs-2.3.2-2~bpo12+2\nzfs-kmod-2.3.2-2~bpo12+2\n": {
 			Version: "2.3.2", KernelVersion: "2.3.2", SnapshotsChanged: true, ResumableRecv: true, BookmarkClone: true,
-			Encryption: true, ChannelPrograms: true, LargeBlocks: true, SavedSend: true, HoldsParsable: true,
+			Encryption: true, ChannelPrograms: true, LargeBlocks: true,
+			CompressedSend: true, BackupProperties: true, SavedSend: true, HoldsParsable: true,
 		},
 		"zfs-2.3.2-1\nzfs-kmod-2.1.11-1\n": { // the older one limits what works
 			Version: "2.3.2", KernelVersion: "2.1.11", ResumableRecv: true, BookmarkClone: true,
-			Encryption: true, ChannelPrograms: true, LargeBlocks: true, SavedSend: true,
+			Encryption: true, ChannelPrograms: true, LargeBlocks: true,
+			CompressedSend: true, BackupProperties: true, SavedSend: true,
 		},
 		"zfs-0.8.3-1ubuntu12.18\nzfs-kmod-0.8.3-1ubuntu12.17\n": {
 			Version: "0.8.3", KernelVersion: "0.8.3", ResumableRecv: true, Encryption: true, ChannelPrograms: true, LargeBlocks: true,
+			CompressedSend: true, BackupProperties: true,
 		},
 		"zfs-2.4.99-1\n": {
 			Version: "2.4.99", SnapshotsChanged: true, ResumableRecv: true, BookmarkClone: true,
-			Encryption: true, ChannelPrograms: true, LargeBlocks: true, SavedSend: true, HoldsParsable: true,
+			Encryption: true, ChannelPrograms: true, LargeBlocks: true,
+			CompressedSend: true, BackupProperties: true, SavedSend: true, HoldsParsable: true,
 		},
 		"zfs-2.2.99-FreeBSD_g0a1b2c3\nzfs-kmod-2.2.99-FreeBSD_g0a1b2c3\n": {
 			Version: "2.2.99", KernelVersion: "2.2.99", SnapshotsChanged: true, ResumableRecv: true, BookmarkClone: true,
-			Encryption: true, ChannelPrograms: true, LargeBlocks: true, SavedSend: true, HoldsParsable: true,
+			Encryption: true, ChannelPrograms: true, LargeBlocks: true,
+			CompressedSend: true, BackupProperties: true, SavedSend: true, HoldsParsable: true,
 		},
 	} {
 		features, err := parseVersionOutput(output)

@@ -81,6 +81,13 @@ const (
 	// RecvIncompatibleFeatures: this pool or this OpenZFS is too old for the stream.
 	RecvIncompatibleFeatures RecvErrorKind = "incompatible features"
 
+	// RecvLargeBlocksRequired: the destination has received large blocks, and the increment was sent without them (zfs send
+	// -L, zfs-send(8)).
+	RecvLargeBlocksRequired RecvErrorKind = "large blocks required"
+
+	// RecvEmbeddedIntoEncrypted: a stream with embedded data (zfs send -e) cannot be received into an encrypted dataset.
+	RecvEmbeddedIntoEncrypted RecvErrorKind = "embedded data into encrypted"
+
 	// RecvOther: something else; see the text.
 	RecvOther RecvErrorKind = "other"
 )
@@ -146,8 +153,14 @@ func (e *RecvError) advice() string {
 		return fmt.Sprintf("rename or destroy %s, or receive to another name", e.Dataset)
 	case RecvResumeMismatch:
 		return "read the resume token again, and resume from there"
+	case RecvLargeBlocksRequired:
+		return "send with large blocks again (zfs send -L)"
+	case RecvEmbeddedIntoEncrypted:
+		return "send without embedded data (no zfs send -e)"
+	case RecvEncryption:
+		return fmt.Sprintf("look at zfs get encryption,encryptionroot,keystatus %s, and load the key if the text says so", e.Dataset)
 	case RecvNoSuchSnapshot, RecvDestinationMissing, RecvBusy, RecvChecksumMismatch, RecvInterrupted, RecvInvalidStream,
-		RecvEncryption, RecvOther:
+		RecvOther:
 	}
 	return ""
 }
@@ -272,8 +285,8 @@ var recvTexts = [...]struct {
 	{"kernel modules must be upgraded", RecvIncompatibleFeatures},
 	{"stream has unsupported feature", RecvIncompatibleFeatures},
 	{"stream uses crypto parameters not compatible", RecvIncompatibleFeatures},
-	{"incompatible embedded data stream feature", RecvIncompatibleFeatures},
-	{"stream requires -L", RecvIncompatibleFeatures},
+	{"incompatible embedded data stream feature", RecvEmbeddedIntoEncrypted},
+	{"stream requires -L", RecvLargeBlocksRequired},
 	{"Spill block flag missing", RecvIncompatibleFeatures},
 	{"out of space", RecvNoSpace},
 	{"quota exceeded", RecvNoSpace},
@@ -293,8 +306,11 @@ func classifyRecv(stderr string) (kind RecvErrorKind, token string) {
 		token = match[1]
 	}
 	line := strings.Join(strings.Fields(stderr), " ")
-	// EINVAL has one text for all its causes. dmu_recv.c's recv_resume_check returns it when the state does not fit.
-	if strings.HasPrefix(line, "cannot receive resume stream: kernel modules must be upgraded") {
+	// EINVAL has one text for all its causes, or another one for streams with embedded data (zfs_receive_one). dmu_recv.c's
+	// recv_resume_check returns it when the state does not fit.
+	if reason, resumed := strings.CutPrefix(line, "cannot receive resume stream: "); resumed &&
+		(strings.HasPrefix(reason, "kernel modules must be upgraded") ||
+			strings.HasPrefix(reason, "incompatible embedded data stream feature")) {
 		return RecvResumeMismatch, token
 	}
 	for _, known := range recvTexts {

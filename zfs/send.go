@@ -229,6 +229,12 @@ func (c *sendCheck) usage() *SendArgsError {
 		return c.problem(SendUsage, "OpenZFS %s of this host has no raw sends (0.8 has)", c.features.Version)
 	case args.ResumeToken != "" && !c.features.ResumableRecv:
 		return c.problem(SendUsage, "OpenZFS %s of this host has no resume tokens (0.7 has)", c.features.Version)
+	case !args.Flags.Saved && args.Flags.LargeBlocks && !c.features.LargeBlocks:
+		return c.problem(SendUsage, "OpenZFS %s of this host cannot send large blocks (0.7 can)", c.features.Version)
+	case !args.Flags.Saved && args.Flags.Compressed && !c.features.CompressedSend:
+		return c.problem(SendUsage, "OpenZFS %s of this host has no compressed sends (0.7 has)", c.features.Version)
+	case args.Flags.BackupProperties && !c.features.BackupProperties:
+		return c.problem(SendUsage, "OpenZFS %s of this host cannot send received properties (0.8 can)", c.features.Version)
 	case args.ResumeToken != "" && !validToken(args.ResumeToken):
 		return c.problem(SendToken, "the resume token is malformed")
 	case args.ResumeToken != "" && (c.token == nil || c.token.Raw != args.ResumeToken):

@@ -134,6 +134,18 @@ func TestValidateSendSaysWhatDoesNotFit(t *testing.T) {
 		"saved increment": {
 			change: func(a *SendArgs, _ *Dataset) { a.Flags.Saved = true }, problem: SendUsage, want: "without an incremental source",
 		},
+		"no large blocks": {
+			change:   func(a *SendArgs, _ *Dataset) { a.Flags = SendFlags{LargeBlocks: true} },
+			features: &old, problem: SendUsage, want: "cannot send large blocks",
+		},
+		"no compressed sends": {
+			change:   func(a *SendArgs, _ *Dataset) { a.Flags = SendFlags{Compressed: true} },
+			features: &old, problem: SendUsage, want: "has no compressed sends",
+		},
+		"no backup of properties": {
+			change:   func(a *SendArgs, _ *Dataset) { a.Flags = SendFlags{BackupProperties: true} },
+			features: &old, problem: SendUsage, want: "cannot send received properties",
+		},
 		"no saved sends": {
 			change:   func(a *SendArgs, _ *Dataset) { a.Flags.Saved = true },
 			features: &old, problem: SendUsage, want: "cannot send saved state",
