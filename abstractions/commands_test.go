@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -16,7 +15,6 @@ import (
 	"github.com/zfleet/zfleet/abstractions"
 	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/zfs"
-	"github.com/zfleet/zfleet/zfs/zfsfake"
 )
 
 func TestCommandsOfOneStep(t *testing.T) {
@@ -33,7 +31,7 @@ func TestCommandsOfOneStep(t *testing.T) {
 		},
 		{
 			protection: protocol.GuaranteeIncremental,
-			sender:     []string{"bookmark", "bookmark", "bookmark", "destroy", "destroy", "destroy"},
+			sender:     []string{"program", "bookmark", "destroy", "destroy", "destroy"},
 			receiver:   []string{"hold", "release"},
 		},
 		{protection: protocol.GuaranteeNothing},
@@ -78,82 +76,6 @@ func verbs(commands []string) []string {
 		verbs = append(verbs, strings.Fields(command)[1])
 	}
 	return verbs
-}
-
-// Twenty filesystems replicated at the same time share the commands for holds.
-func TestCommandsOfConcurrentSteps(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		const filesystems = 20
-		fake := zfsfake.New()
-		fake.CreatePool("tank")
-		system := zfs.New(fake)
-		manager := abstractions.New(system, abstractions.Options{Logger: slog.New(slog.DiscardHandler)})
-		run := func(args ...string) {
-			result, err := fake.Run(t.Context(), zfs.Command{Args: args})
-			require.NoError(t, err)
-			require.Zero(t, result.ExitCode)
-		}
-		var steps []abstractions.SendStep
-		for i := range filesystems {
-			name := fmt.Sprintf("tank/fs%d", i)
-			run("zfs", "create", name)
-			for _, snapshot := range []string{"@a", "@b"} {
-				run("zfs", "snapshot", name+snapshot)
-			}
-			dataset, err := system.Get(t.Context(), name)
-			require.NoError(t, err)
-			from, to := dataset.Versions[0], dataset.Versions[1]
-			run("zfs", "bookmark", name+"@a", name+cursorOf(from, job))
-			dataset, err = system.Get(t.Context(), name)
-			require.NoError(t, err)
-			steps = append(steps, abstractions.SendStep{
-				Filesystem: name, JobID: job, Protection: protocol.GuaranteeResumability, From: &from, To: to, Dataset: &dataset,
-			})
-		}
-		fake.ResetCommands()
-		all := func(moment func(abstractions.SendStep) error) {
-			var group sync.WaitGroup
-			for _, step := range steps {
-				group.Go(func() { require.NoError(t, moment(step)) })
-			}
-			group.Wait()
-		}
-		all(func(step abstractions.SendStep) error { return manager.BeforeSend(t.Context(), step) })
-		all(func(step abstractions.SendStep) error {
-			_, err := manager.AfterConfirmation(t.Context(), step)
-			return err
-		})
-		all(func(step abstractions.SendStep) error { // the same pool stands in for the receiver's
-			return manager.AfterReceive(t.Context(), abstractions.ReceiveStep{
-				Filesystem: step.Filesystem, JobID: job, Protection: step.Protection, To: *step.From, Dataset: step.Dataset,
-			})
-		})
-		all(func(step abstractions.SendStep) error {
-			dataset, err := manager.Dataset(t.Context(), step.Filesystem)
-			if err != nil {
-				return err
-			}
-			return manager.AfterReceive(t.Context(), abstractions.ReceiveStep{
-				Filesystem: step.Filesystem, JobID: job, Protection: step.Protection, To: step.To, Dataset: &dataset,
-			})
-		})
-
-		require.Equal(t, 1, fake.Count(zfsfake.Command("zfs", "list")))
-		require.Equal(t, 3+2+2, fake.Count(zfsfake.Command("zfs", "hold")), "40, 20 and 20 snapshots, up to 16 in a command")
-		require.Equal(t, 3+2, fake.Count(zfsfake.Command("zfs", "release")), "40 and 20")
-		require.Equal(t, filesystems, fake.Count(zfsfake.Command("zfs", "bookmark")))
-		require.Equal(t, filesystems, fake.Count(zfsfake.Command("zfs", "destroy")))
-		for _, step := range steps {
-			versions, err := fake.Versions(step.Filesystem)
-			require.NoError(t, err)
-			require.Len(t, versions, 3, "two snapshots and one cursor: %v", versions)
-			require.Equal(t, cursorOf(step.To, job), "#"+versions[1].Name)
-			require.Empty(t, versions[0].Holds)
-			require.Equal(t, []string{abstractions.HoldTag(abstractions.LastReceivedHold, job)}, versions[2].Holds)
-		}
-		manager.Close()
-	})
 }
 
 // What fails for one filesystem fails for it alone, although it shared its command.

@@ -119,7 +119,7 @@ func (m *Manager) destroyTogether(ctx context.Context, results []*Destroyed) {
 
 func (m *Manager) destroyNames(ctx context.Context, example Abstraction, names ...string) error {
 	if example.IsHold() {
-		m.known.invalidate() // a rare act
+		defer m.known.forget(names)
 		return m.zfs.Release(ctx, example.Tag, names...)
 	}
 	return m.zfs.Destroy(ctx, names...)

@@ -15,7 +15,7 @@ import (
 func nothing(context.Context, []string) (struct{}, error) { return struct{}{}, nil }
 
 // request is a request whose only result is its error.
-func request(ctx context.Context, c *committer[struct{}], key commitKey, command sharedCommand[struct{}], names ...string) error {
+func request(ctx context.Context, c *committer[string, struct{}], key commitKey, command sharedCommand[string, struct{}], names ...string) error {
 	_, err := c.do(ctx, key, names, command)
 	return err
 }
@@ -25,7 +25,7 @@ var testKey = commitKey{"hold", "tank", "t"}
 func TestGroupCommitAttributesFailures(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := &committer[struct{}]{window: time.Millisecond, limit: 16}
+		c := &committer[string, struct{}]{window: time.Millisecond, limit: 16}
 		errBad := errors.New("bad")
 		var commands [][]string
 		command := func(_ context.Context, names []string) (struct{}, error) {
@@ -59,7 +59,7 @@ func TestGroupCommitAttributesFailures(t *testing.T) {
 func TestGroupCommitGathersWhileACommandRuns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := &committer[struct{}]{window: time.Millisecond, limit: 16}
+		c := &committer[string, struct{}]{window: time.Millisecond, limit: 16}
 		var commands [][]string
 		command := func(_ context.Context, names []string) (struct{}, error) {
 			commands = append(commands, slices.Sorted(slices.Values(names)))
@@ -88,7 +88,7 @@ func TestGroupCommitGathersWhileACommandRuns(t *testing.T) {
 func TestGroupCommitBoundsCommands(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := &committer[struct{}]{window: time.Millisecond, limit: 4}
+		c := &committer[string, struct{}]{window: time.Millisecond, limit: 4}
 		start := time.Now()
 		var mu sync.Mutex
 		var sizes []int
@@ -121,7 +121,7 @@ func TestGroupCommitBoundsCommands(t *testing.T) {
 func TestGroupCommitEndsWhenNobodyWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := &committer[struct{}]{window: time.Millisecond, limit: 16}
+		c := &committer[string, struct{}]{window: time.Millisecond, limit: 16}
 		ended := false
 		hang := func(ctx context.Context, names []string) (struct{}, error) {
 			require.Equal(t, []string{"a", "b"}, slices.Sorted(slices.Values(names)))

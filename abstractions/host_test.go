@@ -223,7 +223,7 @@ func (p *process) crash(at int, after bool) {
 
 func changesSomething(args []string) bool {
 	switch args[1] {
-	case "hold", "release", "bookmark", "destroy":
+	case "hold", "release", "bookmark", "program", "destroy":
 		return true
 	}
 	return false

@@ -19,19 +19,26 @@ import (
 // Manager keeps the abstractions of one host. It is safe for concurrent use, as long as there is at most one step at a
 // time for a JobID on a filesystem.
 type Manager struct {
-	zfs    *zfs.System
-	log    *slog.Logger
-	commit committer[struct{}]
-	lists  committer[listings]
-	known  holdCache
+	zfs *zfs.System
+	log *slog.Logger
+
+	commit    committer[string, struct{}]
+	bookmarks committer[zfs.Bookmarking, bookmarked]
+	readings  committer[string, []zfs.Hold] // of holds
+	lists     committer[string, listings]
+
+	known holdCache
 }
+
+// bookmarked is why bookmarks could not be made: nil for those that could.
+type bookmarked map[zfs.Bookmarking]error
 
 // Options of a Manager. The zero value is a good choice.
 type Options struct {
 	// Logger gets warnings about what is not protected and what could not be cleaned up; nil for slog's default.
 	Logger *slog.Logger
-	// GatherFor is how long a request for a hold, a release or a listing waits for others to share its command; 0 is 3
-	// milliseconds.
+	// GatherFor is how long a request for a hold, a bookmark, a release or a listing waits for others to share its command;
+	// 0 is 3 milliseconds.
 	GatherFor time.Duration
 }
 
@@ -42,6 +49,9 @@ const (
 	// wait for a transaction group each time (zfs_main.c, zfs_do_hold_rele_impl): more in one command save the start of a
 	// process, and cost the waiting that commands at the same time would share.
 	holdsTogether = 16
+
+	// bookmarksTogether is how many bookmarks share a channel program. It stops all other changes to the pool while it runs.
+	bookmarksTogether = 128
 
 	// listsTogether is how many filesystems share a zfs list.
 	listsTogether = 256
@@ -58,6 +68,8 @@ func New(system *zfs.System, options Options) *Manager {
 		window = defaultGatherFor
 	}
 	m.commit.window, m.commit.limit = window, holdsTogether
+	m.bookmarks.window, m.bookmarks.limit = window, bookmarksTogether
+	m.readings.window, m.readings.limit = window, holdsPerCommand
 	m.lists.window, m.lists.limit = window, listsTogether
 	return m
 }
@@ -66,6 +78,8 @@ func New(system *zfs.System, options Options) *Manager {
 // contexts have ended.
 func (m *Manager) Close() {
 	m.commit.wait()
+	m.bookmarks.wait()
+	m.readings.wait()
 	m.lists.wait()
 }
 
@@ -208,10 +222,8 @@ func (m *Manager) protect(ctx context.Context, step SendStep, dataset zfs.Datase
 			return m.hold(groupContext, step.Filesystem, HoldTag(StepHold, step.JobID), create.hold)
 		})
 	}
-	for _, bookmarking := range create.bookmark {
-		group.Go(func() error {
-			return m.bookmark(groupContext, step.Filesystem, bookmarking.source, bookmarking.name)
-		})
+	if len(create.bookmark) > 0 {
+		group.Go(func() error { return m.bookmark(groupContext, step.Filesystem, create.bookmark...) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
@@ -224,18 +236,41 @@ func (m *Manager) protect(ctx context.Context, step SendStep, dataset zfs.Datase
 	return nil
 }
 
-// bookmark makes a bookmark of a version. One that exists is a success if it has the same guid, and a *GUIDMismatch
-// otherwise.
-func (m *Manager) bookmark(ctx context.Context, filesystem string, source zfs.Version, name string) error {
-	err := m.zfs.Bookmark(ctx, source.Full(filesystem), filesystem+"#"+name)
-	var exists *zfs.BookmarkExists
-	switch {
-	case !errors.As(err, &exists):
-		return err
-	case exists.GUID == source.GUID:
-		return nil // what stands under the name of the source is another version now; the bookmark is right
+// bookmark makes bookmarks of versions, with the requests of others on the pool. One that exists is a success if it has the
+// same guid, and a *GUIDMismatch otherwise.
+func (m *Manager) bookmark(ctx context.Context, filesystem string, wanted ...bookmarking) error {
+	items := make([]zfs.Bookmarking, 0, len(wanted))
+	for _, w := range wanted {
+		items = append(items, zfs.Bookmarking{Source: w.source.Full(filesystem), Bookmark: filesystem + "#" + w.name})
 	}
-	return &GUIDMismatch{Version: filesystem + "#" + name, Wanted: source.GUID, Found: exists.GUID}
+	results, err := m.bookmarks.do(ctx, commitKey{operation: "bookmark", pool: poolOf(filesystem)}, items, m.bookmarkTogether)
+	if err != nil {
+		return err
+	}
+	var failures []error
+	for i, w := range wanted {
+		err := results[items[i]]
+		var exists *zfs.BookmarkExists
+		switch {
+		case !errors.As(err, &exists):
+			failures = append(failures, err)
+		case exists.GUID != w.source.GUID:
+			failures = append(failures, &GUIDMismatch{Version: exists.Bookmark, Wanted: w.source.GUID, Found: exists.GUID})
+		default:
+			// What stands under the name of the source is another version now; the bookmark is right.
+		}
+	}
+	return errors.Join(failures...)
+}
+
+// bookmarkTogether never fails as a whole: every bookmark has its own result, and one that failed does not have the others
+// made again.
+func (m *Manager) bookmarkTogether(ctx context.Context, wanted []zfs.Bookmarking) (bookmarked, error) {
+	results := make(bookmarked, len(wanted))
+	for i, err := range m.zfs.Bookmarks(ctx, wanted...) {
+		results[wanted[i]] = err
+	}
+	return results, nil
 }
 
 // bookmarkGUID is the guid of a bookmark, 0 if it is not there.
@@ -276,7 +311,7 @@ func (m *Manager) afterReceive(ctx context.Context, step ReceiveStep) error {
 	obsolete := removal{release: older, likely: true}
 	overtaken := false
 	if len(newer) > 0 {
-		tagged, err := m.withTag(ctx, step.Filesystem, tag, newer)
+		tagged, _, err := m.known.read(ctx, step.Filesystem, tag, newer, m.readHolds)
 		if err != nil {
 			return err
 		}
@@ -322,7 +357,7 @@ func (m *Manager) setCursor(ctx context.Context, step SendStep, dataset zfs.Data
 	}
 	var failures []error
 	for _, source := range cursorSources(step, dataset, canClone) {
-		err := m.bookmark(ctx, step.Filesystem, source, cursor.Name)
+		err := m.bookmark(ctx, step.Filesystem, bookmarking{source: source, name: cursor.Name})
 		var command *zfs.CommandError
 		switch {
 		case err == nil && (source.Type == zfs.Bookmark || needsOf(step.Protection).step):
@@ -416,24 +451,24 @@ const maxBlindReleases = 8
 // them ourselves, are released at any rate.
 func (m *Manager) release(ctx context.Context, filesystem, tag string, obsolete removal) error {
 	tagged, unknown := m.known.lookup(filesystem, tag, obsolete.release)
-	surely := slices.Concat(obsolete.held, tagged)
-	if len(unknown) > 0 && (len(surely) == 0 && !obsolete.likely || len(unknown) > maxBlindReleases) {
-		known, err := m.withTag(ctx, filesystem, tag, unknown)
-		if err == nil {
-			unknown = known
-		} else if ctx.Err() != nil {
+	certain := len(obsolete.held) + len(tagged)
+	if len(unknown) > 0 && (certain == 0 && !obsolete.likely || len(unknown) > maxBlindReleases) {
+		var err error
+		tagged, unknown, err = m.known.read(ctx, filesystem, tag, obsolete.release, m.readHolds)
+		if err != nil && ctx.Err() != nil {
 			return err
 		}
+		// After another failure, what is unknown is released on suspicion, and the next step reads again.
 	}
-	surely = append(surely, unknown...)
-	if len(surely) == 0 {
+	release := slices.Concat(obsolete.held, tagged, unknown)
+	if len(release) == 0 {
 		return nil
 	}
 	key := commitKey{"release", poolOf(filesystem), tag}
-	_, err := m.commit.do(ctx, key, fullNames(filesystem, surely), func(ctx context.Context, names []string) (struct{}, error) {
+	_, err := m.commit.do(ctx, key, fullNames(filesystem, release), func(ctx context.Context, names []string) (struct{}, error) {
+		defer m.known.forget(names)
 		return struct{}{}, m.zfs.Release(ctx, tag, names...)
 	})
-	m.known.forget(filesystem, surely)
 	return err
 }
 
@@ -441,24 +476,19 @@ func (m *Manager) release(ctx context.Context, filesystem, tag string, obsolete 
 func (m *Manager) hold(ctx context.Context, filesystem, tag string, snapshots []zfs.Version) error {
 	key := commitKey{"hold", poolOf(filesystem), tag}
 	_, err := m.commit.do(ctx, key, fullNames(filesystem, snapshots), func(ctx context.Context, names []string) (struct{}, error) {
+		defer m.known.forget(names)
 		return struct{}{}, m.zfs.Hold(ctx, tag, names...)
 	})
-	m.known.forget(filesystem, snapshots)
 	return err
 }
 
-// withTag are those of the snapshots that have the tag, read from the pool.
-func (m *Manager) withTag(ctx context.Context, filesystem, tag string, snapshots []zfs.Version) ([]zfs.Version, error) {
-	holds, err := m.zfs.Holds(ctx, fullNames(filesystem, snapshots)...)
-	if err != nil {
-		return nil, err
-	}
-	m.known.remember(filesystem, snapshots, holds)
-	return slices.DeleteFunc(slices.Clone(snapshots), func(snapshot zfs.Version) bool {
-		return !slices.ContainsFunc(holds, func(hold zfs.Hold) bool {
-			return hold.Tag == tag && hold.Snapshot == snapshot.Full(filesystem)
-		})
-	}), nil
+// readHolds reads the holds of snapshots, with one command for all who ask on the pool. It may answer those of other
+// snapshots as well.
+func (m *Manager) readHolds(ctx context.Context, filesystem string, snapshots []zfs.Version) ([]zfs.Hold, error) {
+	key := commitKey{operation: "holds", pool: poolOf(filesystem)}
+	return m.readings.do(ctx, key, fullNames(filesystem, snapshots), func(ctx context.Context, names []string) ([]zfs.Hold, error) {
+		return m.zfs.Holds(ctx, names...)
+	})
 }
 
 func poolOf(filesystem string) string {

@@ -199,33 +199,6 @@ func TestNothingOfOthersIsTouched(t *testing.T) {
 	}
 }
 
-// Planted by hand, or by a zrepl that went before.
-func TestLeftoversAreCleanedOnTheNextStep(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	old, a, b := h.snapshot("old"), h.snapshot("a"), h.snapshot("b")
-	plant := func() {
-		h.zfs("hold", abstractions.HoldTag(abstractions.StepHold, job), filesystem+"@old")
-		for _, name := range []string{
-			cursorOf(old, job), tentativeOf(old, job), bookmarkOf(abstractions.StepBookmark, old, job),
-			"#zrepl_CURSORTENTATIVE__G_" + cursorOf(old, job)[len("#zrepl_CURSOR_G_"):],
-		} {
-			h.zfs("bookmark", filesystem+"@old", filesystem+name)
-		}
-	}
-	h.zfs("hold", "keep", filesystem+"@old")
-	from := a
-	for _, to := range []zfs.Version{b, h.snapshot("c")} { // the second time what is known of the holds is warm
-		plant()
-		step := h.step(protocol.GuaranteeResumability, &from, to)
-		require.NoError(t, h.manager.BeforeSend(t.Context(), step))
-		_, err := h.manager.AfterConfirmation(t.Context(), step)
-		require.NoError(t, err)
-		require.ElementsMatch(t, []string{"@old keep", cursorOf(to, job)}, h.kept())
-		from = to
-	}
-}
-
 func TestCursorOnlyMovesForward(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
