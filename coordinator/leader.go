@@ -289,6 +289,8 @@ func (l *leader) follow(ctx context.Context) (<-chan jetstream.Msg, func(), erro
 			FilterSubjects: []string{protocol.EventSubjects},
 			DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
 			OptStartSeq:    l.startAfter + 1,
+			// A leader that died leaves its consumer behind; the server removes it after this.
+			InactiveThreshold: time.Minute,
 		})
 	})
 	if err != nil {

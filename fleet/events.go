@@ -101,7 +101,9 @@ type streamMessage struct {
 // messages gives a stream's messages in order: those that are there, and further ones where follow says so. Reading what is
 // there waits no longer for each message than the client's timeout.
 func (c *Client) messages(ctx context.Context, stream jetstream.Stream, subject string, since time.Time, follow bool) iter.Seq2[streamMessage, error] {
-	config := jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}, DeliverPolicy: jetstream.DeliverAllPolicy}
+	config := jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{subject}, DeliverPolicy: jetstream.DeliverAllPolicy, InactiveThreshold: abandonedAfter,
+	}
 	if !since.IsZero() {
 		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &since
 	}
@@ -113,6 +115,7 @@ func (c *Client) messages(ctx context.Context, stream jetstream.Stream, subject 
 			yield(streamMessage{}, err)
 			return
 		}
+		defer c.release(ctx, stream, consumer)
 		if !follow && consumer.CachedInfo().NumPending == 0 {
 			return
 		}
@@ -156,4 +159,19 @@ func (c *Client) next(ctx context.Context, messages jetstream.MessagesContext, f
 		}
 		return message, err
 	}
+}
+
+// abandonedAfter is when the server removes a consumer whose reader has died.
+const abandonedAfter = time.Minute
+
+// release removes a consumer from which nothing more is read. The server would remove it after a while, but a program that
+// watches many plans would have many of them by then.
+func (c *Client) release(ctx context.Context, stream jetstream.Stream, consumer jetstream.Consumer) {
+	info := consumer.CachedInfo()
+	if info == nil || !c.conn.IsConnected() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	_ = stream.DeleteConsumer(ctx, info.Name) // if that fails, the server does it
 }

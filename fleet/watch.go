@@ -78,7 +78,9 @@ type watch struct {
 type watchSource struct {
 	bucket   *bucketWatch
 	consumer jetstream.ConsumeContext
-	events   chan protocol.Event
+	// release removes the consumer from the server.
+	release func()
+	events  chan protocol.Event
 }
 
 func (w *watch) run(ctx context.Context, yield func(Snapshot, error) bool) error {
@@ -240,8 +242,11 @@ func (w *watch) open(ctx context.Context) error {
 	consumer, err := w.client.resources.Events.OrderedConsumer(bounded, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{protocol.EventSubjectOfPlan(w.id)},
 		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
+
+		InactiveThreshold: abandonedAfter,
 	})
 	if err == nil {
+		source.release = func() { w.client.release(ctx, w.client.resources.Events, consumer) }
 		source.consumer, err = consumer.Consume(func(message jetstream.Msg) {
 			var event protocol.Event
 			if protocol.ReadMessage(message.Headers(), message.Data(), &event) != nil {
@@ -270,6 +275,7 @@ func (w *watch) close() {
 	w.source.consumer.Stop()
 	w.source.bucket.stop()
 	<-w.source.consumer.Closed()
+	w.source.release()
 	w.source = nil
 }
 
