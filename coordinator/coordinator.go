@@ -66,8 +66,8 @@ func (c *Coordinator) Run(ctx context.Context) error {
 			ttl:       c.config.LeaseTTL,
 			logger:    c.config.Logger,
 		}
-		if err := held.acquire(ctx); err != nil {
-			return nil //nolint:nilerr // acquire fails only when ctx has ended, which is how Run is stopped
+		if !held.acquire(ctx) {
+			return nil
 		}
 		c.config.Logger.InfoContext(ctx, "this coordinator leads")
 		err := c.term(ctx, held)

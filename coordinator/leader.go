@@ -307,11 +307,11 @@ func (l *leader) follow(ctx context.Context) (<-chan jetstream.Msg, func(), erro
 	l.group.Go(func() error {
 		for {
 			message, err := messages.Next(jetstream.NextContext(ctx))
-			if ctx.Err() != nil {
-				return nil
-			}
-			if err != nil {
+			if err != nil && ctx.Err() == nil {
 				return fmt.Errorf("follow the events: %w", err)
+			}
+			if message == nil {
+				return ctx.Err()
 			}
 			select {
 			case events <- message:

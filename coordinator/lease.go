@@ -23,8 +23,8 @@ type lease struct {
 	revision uint64
 }
 
-// acquire waits until this coordinator holds the lease, or ctx ends.
-func (l *lease) acquire(ctx context.Context) error {
+// acquire waits until this coordinator holds the lease; false says that ctx has ended before.
+func (l *lease) acquire(ctx context.Context) bool {
 	ticker := time.NewTicker(l.ttl / 3)
 	defer ticker.Stop()
 	reported := false
@@ -33,7 +33,7 @@ func (l *lease) acquire(ctx context.Context) error {
 		var none uint64
 		err := l.write(ctx, &none)
 		if err == nil {
-			return nil
+			return true
 		}
 		if !errors.Is(err, protocol.ErrRevision) && ctx.Err() == nil && !reported {
 			reported = true
@@ -41,7 +41,7 @@ func (l *lease) acquire(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return false
 		case <-ticker.C:
 		}
 	}

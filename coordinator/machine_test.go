@@ -306,7 +306,7 @@ func TestAnAbsentHostIsWaitedForAndThenGivenUp(t *testing.T) {
 	task := m.tasks[0]
 	m.advance(start)
 	m.apply(m.event(task, protocol.EventFailed), start)
-	now := start
+	var now time.Time
 	absent := look{failure: &protocol.Failure{Kind: protocol.Transient, Message: "waiting for host bravo"}}
 	for range 5 {
 		now = m.wake()
@@ -363,8 +363,10 @@ func TestOutcomes(t *testing.T) {
 func TestANewLeaderGoesOn(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		world := &simulation{machine: testMachine(protocol.TransportTCP, rapid.IntRange(1, 3).Draw(t, "steps"), "tank", "tank/a", "other"),
-			now: start, items: map[string]protocol.WorkItem{}}
+		world := &simulation{
+			machine: testMachine(protocol.TransportTCP, rapid.IntRange(1, 3).Draw(t, "steps"), "tank", "tank/a", "other"),
+			now:     start, items: map[string]protocol.WorkItem{},
+		}
 		for range 400 {
 			if world.machine.finished() {
 				break

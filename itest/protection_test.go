@@ -44,7 +44,7 @@ func newFakeStand(t *testing.T) *stand {
 	s := newStand(t, alpha, bravo)
 	s.sourcePool, s.targetPool = "tank", "backup"
 	s.write = func(filesystem string, generation uint64, bytes int) {
-		require.NoError(t, alpha.Generate(filesystem, "data", generation, uint64(bytes))) //nolint:gosec // sizes of the test
+		require.NoError(t, alpha.Generate(filesystem, "data", generation, uint64(bytes)))
 	}
 	return s
 }

@@ -213,7 +213,7 @@ func (c *claim) stream(
 // closed notes a failure of closing something whose work is done.
 func (c *claim) closed(ctx context.Context, what string, err error) {
 	if err != nil {
-		c.logger.DebugContext(ctx, "closing the "+what+" failed", slog.Any("error", err))
+		c.logger.DebugContext(ctx, "closing failed", slog.String("what", what), slog.Any("error", err))
 	}
 }
 

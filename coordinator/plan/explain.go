@@ -37,7 +37,7 @@ func (p *pair) targetMovedOn(from, copied protocol.Version, extra, newer []proto
 		fmt.Fprintf(&remedy, "The next run then rolls the target back to %s and sends what comes after it.\n", copied.Rel())
 	} else {
 		fmt.Fprintf(&remedy, "To give up what the target has after %s, and with it all that was written there since, on %s:\n%s",
-			copied.Rel(), p.target.Host, command("zfs rollback -r", "@", p.targetFilesystem, copied.Name))
+			copied.Rel(), p.target.Host, command("zfs rollback -r", p.targetFilesystem, copied.Name))
 		remedy.WriteString("To let the job do that by itself whenever it is needed, set recv.force_rollback: true in the job.\n")
 	}
 	remedy.WriteString(p.keepAside())
@@ -189,7 +189,7 @@ func (p *pair) snapshotNameTaken(taken, by protocol.Version) *Conflict {
 			p.here(), describe(taken), p.there(), describe(by)),
 		Remedy: fmt.Sprintf("To rename the target's, on %s:\n    zfs rename %s %s\nor, if it is not needed, destroy it there:\n%s",
 			p.target.Host, quote(by.Full(p.targetFilesystem)), quote("@"+by.Name+"_kept"),
-			command("zfs destroy", "@", p.targetFilesystem, by.Name)) +
+			command("zfs destroy", p.targetFilesystem, by.Name)) +
 			"To leave such snapshots out, set snapshots.include in the job.\n" + p.runAgain(),
 	}
 }
@@ -285,8 +285,8 @@ func (p *pair) releaseFirst(snapshots []protocol.Version) string {
 		"\n(the tag of this job's own is zrepl_last_received_J_%s):\n", p.target.Host, p.target.JobIDOf(p.job.Name))
 	for _, snapshot := range snapshots {
 		if snapshot.UserRefs > 0 {
-			text.WriteString(command("zfs holds", "@", p.targetFilesystem, snapshot.Name))
-			text.WriteString(command("zfs release TAG", "@", p.targetFilesystem, snapshot.Name))
+			text.WriteString(command("zfs holds", p.targetFilesystem, snapshot.Name))
+			text.WriteString(command("zfs release TAG", p.targetFilesystem, snapshot.Name))
 		}
 	}
 	return text.String()
@@ -297,13 +297,14 @@ func (p *pair) destroyAll(snapshots []protocol.Version) string {
 	if len(snapshots) > 1 {
 		names += "%" + snapshots[len(snapshots)-1].Name
 	}
-	return command("zfs destroy", "@", p.targetFilesystem, names)
+	return command("zfs destroy", p.targetFilesystem, names)
 }
 
 func (p *pair) runAgain() string { return "Then run the job again: zctl run " + quote(p.job.Name) }
 
-func command(verb, mark, filesystem, name string) string {
-	return "    " + verb + " " + quote(filesystem+mark+name) + "\n"
+// command is a command line on a snapshot.
+func command(verb, filesystem, name string) string {
+	return "    " + verb + " " + quote(filesystem+"@"+name) + "\n"
 }
 
 // receiveOn runs a receive on another host. ssh hands its words to a shell once more, so a quoted name is quoted twice.

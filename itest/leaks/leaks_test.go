@@ -53,7 +53,7 @@ func measure(t *testing.T) footprint {
 	}
 	return footprint{
 		goroutines: runtime.NumGoroutine(), files: count("/proc/self/fd/*"), children: children,
-		temporary: count(filepath.Join(os.TempDir(), "*")),
+		temporary: count(filepath.Join(os.Getenv("TMPDIR"), "*")),
 	}
 }
 

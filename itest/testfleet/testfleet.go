@@ -60,6 +60,7 @@ func New(t testing.TB) *Fleet {
 
 // logger writes to the standard error where ZFLEET_TEST_LOG is set, for looking at a failing test, and nowhere otherwise.
 func logger(t testing.TB) *slog.Logger {
+	t.Helper()
 	if os.Getenv("ZFLEET_TEST_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
 	}

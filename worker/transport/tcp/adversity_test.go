@@ -26,7 +26,7 @@ func requireKind(t *testing.T, kind protocol.FailureKind, err error) {
 	t.Helper()
 	require.Error(t, err)
 	var failure *protocol.Failure
-	require.True(t, errors.As(err, &failure), "%T is no failure: %v", err, err)
+	require.ErrorAs(t, err, &failure, "%T is no failure: %v", err, err)
 	require.Equal(t, kind, failure.Kind, "%v", err)
 }
 
@@ -71,7 +71,7 @@ func meddle(t testing.TB, address string, hands func(to *net.TCPConn, from *net.
 
 func (m *meddler) serve(address string, from *net.TCPConn, hands func(to, from *net.TCPConn)) {
 	defer from.Close()
-	conn, err := net.Dial("tcp", address) //nolint:noctx // a test's loopback
+	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		return
 	}
@@ -372,9 +372,9 @@ func TestTLSWithoutOurProtocolOrVersionIsTurnedAway(t *testing.T) {
 	t.Parallel()
 	address := listen(t, true).Addresses()[0]
 	for name, config := range map[string]*tls.Config{
-		"another protocol": {NextProtos: []string{"h2"}, InsecureSkipVerify: true},                                     //nolint:gosec // a stranger
-		"TLS 1.2":          {NextProtos: []string{"zfleet/1"}, InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}, //nolint:gosec // a stranger
-		"no protocol":      {InsecureSkipVerify: true},                                                                 //nolint:gosec // a stranger
+		"another protocol": {NextProtos: []string{"h2"}, InsecureSkipVerify: true},
+		"TLS 1.2":          {NextProtos: []string{"zfleet/1"}, InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12},
+		"no protocol":      {InsecureSkipVerify: true},
 	} {
 		dialer := tls.Dialer{Config: config}
 		conn, err := dialer.DialContext(testContext(t), "tcp", address)

@@ -45,7 +45,7 @@ func swallow(b *testing.B, r io.Reader) {
 	for {
 		n, err := r.Read(buffer)
 		total += n
-		if err == io.EOF { //nolint:errorlint // from a pipe
+		if err == io.EOF {
 			break
 		}
 		if err != nil {

@@ -124,11 +124,12 @@ func (d *dialer) dial(ctx context.Context) (*Outgoing, error) {
 			if a.err == nil {
 				var outgoing *Outgoing
 				if outgoing, a.err = d.introduce(ctx, a.link); a.err == nil {
-					d.logger.Debug("connected to the receiver", "address", a.address, "tls", d.offer.TLS)
+					d.logger.DebugContext(ctx, "connected to the receiver", slog.String("address", a.address),
+						slog.Bool("tls", d.offer.TLS))
 					return outgoing, nil
 				}
 			}
-			d.logger.Debug("could not connect to the receiver", "address", a.address, "error", a.err)
+			d.logger.DebugContext(ctx, "could not connect to the receiver", slog.String("address", a.address), slog.Any("error", a.err))
 			failed = append(failed, fmt.Errorf("%s: %w", a.address, a.err))
 			timer.Reset(0)
 		}
@@ -201,7 +202,7 @@ func (d *dialer) introduce(ctx context.Context, l *link) (*Outgoing, error) {
 		_ = l.close() // the first error is what counts
 		return nil, err
 	}
-	return newOutgoing(l, d.stall), nil
+	return newOutgoing(l, d.stall), nil //nolint:contextcheck // the connection outlives the dialing
 }
 
 func (d *dialer) beAccepted(l *link) error {

@@ -86,7 +86,7 @@ func TestStreamFrames(t *testing.T) {
 			}
 			require.ErrorContains(t, err, test.err)
 			var failure *protocol.Failure
-			require.True(t, errors.As(err, &failure))
+			require.ErrorAs(t, err, &failure)
 		})
 	}
 }

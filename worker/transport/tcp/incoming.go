@@ -102,7 +102,7 @@ func (c *Incoming) receive(w io.Writer, file *os.File, m *meter) error {
 		if err != nil {
 			return err
 		}
-		switch t { //nolint:exhaustive // all others are the receiver's, or come before the stream
+		switch t {
 		case frameData:
 			if spliced != nil {
 				left, err := spliced.receive(length, m)

@@ -48,7 +48,7 @@ type Listener struct {
 	fingerprint []byte
 	logger      *slog.Logger
 
-	serving context.Context // ends with Close
+	serving context.Context //nolint:containedctx // the listener's own life; it ends with Close
 	stop    context.CancelFunc
 	running sync.WaitGroup
 	closing sync.Once
@@ -175,13 +175,13 @@ func (l *Listener) welcome(conn net.Conn) {
 		return
 	}
 	from := slog.String("from", conn.RemoteAddr().String())
-	l.logger.Warn("refused a data connection", from, "error", err)
+	l.logger.WarnContext(l.serving, "refused a data connection", from, slog.Any("error", err))
 	if link != nil {
 		l.refuse(link, err)
 	}
 	stop()
 	if err := conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-		l.logger.Debug("closing a refused data connection failed", from, "error", err)
+		l.logger.DebugContext(l.serving, "closing a refused data connection failed", from, slog.Any("error", err))
 	}
 }
 

@@ -26,8 +26,8 @@ type Outgoing struct {
 
 	// listening ends when the receiver has said its last, or will say nothing more; its cause says which, and is
 	// errConfirmed for a confirmation.
-	listening    context.Context
-	stopped      chan struct{} // closed when the listening goroutine has returned
+	listening    context.Context //nolint:containedctx // the connection's own life, not a caller's
+	stopped      chan struct{}   // closed when the listening goroutine has returned
 	confirmation protocol.Confirmation
 	ended        bool // the stream was completely sent
 }
@@ -56,7 +56,7 @@ func (o *Outgoing) listen() error {
 		case err != nil:
 			return fmt.Errorf("listening to the receiver: %w", err)
 		}
-		switch t { //nolint:exhaustive // all others are the sender's, or come before the stream
+		switch t {
 		case framePeerAlive:
 		case frameConfirm:
 			if err := protocol.Decode(payload, &o.confirmation); err != nil {
@@ -142,8 +142,8 @@ func (o *Outgoing) giveUp(ctx context.Context, err, cause error) error {
 	if !ours || o.abort(protocol.AsFailure(failure, protocol.Transient)) {
 		o.awaitLast(ctx)
 	}
-	_ = o.Close() // the failure is what counts
-	if ours || !errors.Is(context.Cause(o.listening), errConfirmed) {
+	_ = o.Close()                                                     // the failure is what counts
+	if ours || !errors.Is(context.Cause(o.listening), errConfirmed) { //nolint:contextcheck // of the connection
 		return failure
 	}
 	if o.confirmation.Failure != nil {
@@ -223,8 +223,8 @@ func (o *Outgoing) Confirmation(ctx context.Context) (protocol.Confirmation, err
 		_ = o.Close() // the connection is given up
 		return protocol.Confirmation{}, transient("waiting for the receiver's confirmation", context.Cause(ctx))
 	}
-	_ = o.Close() // the receiver waits for this as the sign that it was heard
-	cause := context.Cause(o.listening)
+	_ = o.Close()                       // the receiver waits for this as the sign that it was heard
+	cause := context.Cause(o.listening) //nolint:contextcheck // of the connection
 	if !errors.Is(cause, errConfirmed) {
 		return protocol.Confirmation{}, transient("waiting for the receiver's confirmation", cause)
 	}

@@ -39,7 +39,7 @@ func requireTransient(t *testing.T, err error, text string) {
 	t.Helper()
 	require.ErrorContains(t, err, text)
 	var failure *protocol.Failure
-	require.True(t, errors.As(err, &failure), "%T is no failure", err)
+	require.ErrorAs(t, err, &failure, "%T is no failure", err)
 	require.Equal(t, protocol.Transient, failure.Kind)
 }
 

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -240,7 +239,7 @@ func TestSenderAborts(t *testing.T) {
 		n, err := incoming.CopyTo(ctx, &received, tcp.CopyOptions{})
 		require.EqualValues(t, 100, n)
 		var failure *protocol.Failure
-		require.True(t, errors.As(err, &failure), "%v", err)
+		require.ErrorAs(t, err, &failure, "%v", err)
 		require.Equal(t, protocol.Permanent, failure.Kind)
 		require.Contains(t, failure.Message, "zfs send died")
 		require.NoError(t, incoming.Close())
