@@ -70,11 +70,9 @@ func (c *Coordinator) Run(ctx context.Context) error {
 			return nil
 		}
 		c.config.Logger.InfoContext(ctx, "this coordinator leads")
-		err := c.term(ctx, held)
-		if ctx.Err() != nil {
-			return nil
+		if err := c.term(ctx, held); err != nil && ctx.Err() == nil {
+			c.config.Logger.WarnContext(ctx, "this coordinator no longer leads; it asks for the lease again", slog.Any("error", err))
 		}
-		c.config.Logger.WarnContext(ctx, "this coordinator no longer leads; it asks for the lease again", slog.Any("error", err))
 		select {
 		case <-ctx.Done():
 			return nil
