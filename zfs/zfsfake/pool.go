@@ -120,6 +120,7 @@ type dataset struct {
 	keyLoaded  bool     // of the encryption root
 	keyGUID    uint64   // of the encryption root; travels with raw streams
 
+	largeBlocks  bool     // has received them, and takes no increments without them any more
 	inconsistent bool     // made by a receive that has not ended well
 	receive      *receive // running or partial receive into this dataset
 	owners       int      // sends of the live filesystem

@@ -510,6 +510,10 @@ func (g *receiving) beginExisting(d *dataset) beginning {
 		g.fail("incompatible embedded data stream feature with encrypted receive.")
 		return receiveRefused
 	}
+	if d.largeBlocks && !g.header.LargeBlocks && !g.header.Raw {
+		g.fail("incremental send stream requires -L (--large-block), to match previous receive.")
+		return receiveRefused
+	}
 	var from *snapshot
 	for _, s := range d.snapshots {
 		if s.guid == g.header.FromGUID {
@@ -636,6 +640,7 @@ func (g *receiving) start(d *dataset, base *content, upon *snapshot) {
 	}
 	g.room, g.limited = d.pool.room()
 	d.receive = g.state
+	d.largeBlocks = d.largeBlocks || g.header.LargeBlocks
 }
 
 // applyProperties sets the properties of the stream as received ones and those of the command line as local ones.
