@@ -5,6 +5,7 @@ package itest_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -219,7 +220,7 @@ func TestFlagsThatTheHostDoesNotKnowAreRefusedBeforeAnythingStarts(t *testing.T)
 	c := &scene{alpha: alpha, bravo: bravo, stand: newStand(t, alpha, bravo)}
 	c.sourcePool, c.targetPool = "tank", "backup"
 	c.write = func(filesystem string, generation uint64, size int) {
-		require.NoError(t, alpha.Generate(filesystem, "data", generation, uint64(size))) //nolint:gosec // sizes of the test
+		require.NoError(t, alpha.Generate(filesystem, "data", generation, uint64(size)))
 	}
 	c.set()
 	c.command(c.target, "create", c.root)
@@ -235,4 +236,20 @@ func TestFlagsThatTheHostDoesNotKnowAreRefusedBeforeAnythingStarts(t *testing.T)
 	}
 	c.Submit(c.job(nil))
 	c.MustRun("prod")
+}
+
+func TestEstimatesAreMadeSeveralAtATime(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.tree(6, 1)
+	p.startAll()
+	p.Submit(p.job("prod"))
+	hung := p.alpha.Inject(zfsfake.Fault{Match: zfsfake.Command("zfs", "send").With("-nP"), Hang: true})
+	id, err := p.Client.DryRun(t.Context(), "prod")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return hung.Hits() > 1 }, testfleet.Timeout, time.Millisecond)
+	hung.Release()
+	for _, task := range p.Wait(id).Tasks {
+		require.NotZero(t, task.Steps[0].Estimate, "the size of %s", task.Filesystem)
+	}
 }

@@ -64,7 +64,7 @@ func newFakeScene(t *testing.T) *scene {
 	c.stand = newStand(t, c.alpha, c.bravo)
 	c.sourcePool, c.targetPool = "tank", "backup"
 	c.write = func(filesystem string, generation uint64, size int) {
-		require.NoError(t, c.alpha.Generate(filesystem, "data", generation, uint64(size))) //nolint:gosec // sizes of the test
+		require.NoError(t, c.alpha.Generate(filesystem, "data", generation, uint64(size)))
 	}
 	c.alter = func(filesystem string) {
 		require.NoError(t, c.bravo.Write(filesystem, "foreign", []byte("written on the target")))
@@ -137,15 +137,18 @@ func (c *scene) property(system *zfs.System, dataset, name string) string {
 	return strings.TrimSpace(c.output(system, "get", "-Hp", "-o", "value", name, dataset))
 }
 
+func (c *scene) runnerOf(system *zfs.System) zfs.Runner {
+	if system == c.target {
+		return c.stopTarget
+	}
+	return c.stopSource
+}
+
 // output runs a zfs command and returns what it prints.
 func (c *scene) output(system *zfs.System, args ...string) string {
 	c.t.Helper()
-	runner := zfs.Runner(c.stopSource)
-	if system == c.target {
-		runner = c.stopTarget
-	}
 	var output bytes.Buffer
-	result, err := runner.Run(c.t.Context(), zfs.Command{Args: append([]string{"zfs"}, args...), Stdout: &output})
+	result, err := c.runnerOf(system).Run(c.t.Context(), zfs.Command{Args: append([]string{"zfs"}, args...), Stdout: &output})
 	require.NoError(c.t, err)
 	require.Zero(c.t, result.ExitCode, "zfs %s: %s", strings.Join(args, " "), result.Stderr)
 	return output.String()
@@ -183,6 +186,12 @@ func (c *scene) guids(system *zfs.System, dataset string) []uint64 {
 // forge leaves on the target the partial state of a send with the given options, as an interrupted receive does.
 func (c *scene) forge(into string, send ...string) {
 	c.t.Helper()
+	c.forgeOn(c.target, into, send...)
+}
+
+// forgeOn does so on the target or on the source itself.
+func (c *scene) forgeOn(system *zfs.System, into string, send ...string) {
+	c.t.Helper()
 	var stream bytes.Buffer
 	result, err := c.stopSource.Run(c.t.Context(), zfs.Command{Args: append([]string{"zfs", "send"}, send...), Stdout: &stream})
 	require.NoError(c.t, err)
@@ -191,10 +200,10 @@ func (c *scene) forge(into string, send ...string) {
 	require.NoError(c.t, os.WriteFile(path, stream.Bytes()[:stream.Len()/2], 0o600))
 	file, err := os.Open(path)
 	require.NoError(c.t, err)
-	result, err = c.stopTarget.Run(c.t.Context(), zfs.Command{Args: []string{"zfs", "recv", "-u", "-s", into}, Stdin: file})
+	result, err = c.runnerOf(system).Run(c.t.Context(), zfs.Command{Args: []string{"zfs", "recv", "-u", "-s", into}, Stdin: file})
 	require.NoError(c.t, err)
 	require.NotZero(c.t, result.ExitCode, "half a stream was received")
-	require.NotEqual(c.t, "-", c.property(c.target, into, "receive_resume_token"), "%s", result.Stderr)
+	require.NotEqual(c.t, "-", c.property(system, into, "receive_resume_token"), "%s", result.Stderr)
 }
 
 // tries are what became of the tries of a plan's steps: the progress of those that were done, in order, and the failures of

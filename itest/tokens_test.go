@@ -90,6 +90,23 @@ func tokenScenarios() map[string]scenario {
 		c.Submit(c.job(func(job *protocol.Job) { job.Send.Compressed = false }))
 		c.requireBegunAnew("of a compressed send")
 	}
+	scenarios["locally, compressed, and the step is not"] = func(c *scene) {
+		local := c.sourcePool + "/local"
+		c.command(c.source, "create", "-p", local+"/"+c.sourcePool)
+		c.command(c.source, "create", c.data)
+		c.snapshot(c.data, "s1", 1)
+		c.forgeOn(c.source, local+"/"+c.data, "-L", "-c", "-e", c.data+"@s1")
+		c.Submit(c.job(func(job *protocol.Job) {
+			job.Targets = []protocol.JobTarget{{Host: "alpha", Root: local}}
+			job.Send.Compressed = false
+		}))
+		detail := c.MustRun("prod")
+		done, failures := c.tries(detail.Plan.ID)
+		require.Len(c.t, done, 1)
+		require.False(c.t, done[0].Resumed)
+		require.Contains(c.t, failures, "of a compressed send")
+		require.Equal(c.t, c.guids(c.source, c.data), c.guids(c.source, local+"/"+c.data))
+	}
 	return scenarios
 }
 

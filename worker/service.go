@@ -150,7 +150,7 @@ func (w *Worker) answerInventory(ctx context.Context, request micro.Request) err
 		versions := dataset.Versions
 		for first := true; first || len(versions) > 0; first = false {
 			part := w.describe(ctx, dataset)
-			size += datasetBytes + len(dataset.Name)
+			size += datasetBytes + len(dataset.Name) + len(dataset.Origin) + len(dataset.ReceiveResumeToken)
 			for len(versions) > 0 && size < limit {
 				part.Versions = append(part.Versions, toProtocol(versions[0]))
 				size += versionBytes + len(versions[0].Name)

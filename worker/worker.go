@@ -102,6 +102,9 @@ func New(config Config) (*Worker, error) {
 func (w *Worker) Run(ctx context.Context) error {
 	w.started = time.Now().UTC()
 	if _, err := w.config.ZFS.Features(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return fmt.Errorf("worker of %s: is OpenZFS installed? %w", w.config.Host, err)
 	}
 	listener, err := tcp.Listen(ctx, w.config.Data)

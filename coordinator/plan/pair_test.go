@@ -189,3 +189,31 @@ func (c pairCase) result(t *testing.T) plan.Result {
 	return plan.Filesystem(job, job.Targets[0], source(t, "tank/data", c.source),
 		receiver(t, "backup/alpha/tank/data", c.receiver, c.partial))
 }
+
+func TestStepsSayWhatTheySend(t *testing.T) {
+	t.Parallel()
+	from := source(t, "tank/data", "@a @b @c")
+	to := receiver(t, "backup/alpha/tank/data", "@a", "a>b")
+	to.Resume.Token = "1-a-b-c"
+	from.Volume, to.Volume = true, true
+	result := plan.Filesystem(job(), job().Targets[0], from, to)
+	require.Len(t, result.Steps, 2)
+	for i, step := range result.Steps {
+		require.True(t, step.Volume, "step %d is of a volume", i)
+		require.Equal(t, i == 0, step.Resume)
+	}
+	require.Equal(t, "1-a-b-c", result.Steps[0].ResumeToken)
+	require.Empty(t, result.Steps[1].ResumeToken)
+}
+
+func TestClonesAreSaidToBeSentAsTheirOwn(t *testing.T) {
+	t.Parallel()
+	clone := source(t, "tank/data", "@b @c")
+	clone.Origin = "tank/origin@a"
+	result := plan.Filesystem(job(), job().Targets[0], clone, nil)
+	require.Len(t, result.Steps, 1)
+	require.Contains(t, result.Note, "tank/data on alpha is a clone of tank/origin@a")
+	result = plan.Filesystem(job(), job().Targets[0], clone, receiver(t, "backup/alpha/tank/data", "@b", ""))
+	require.Len(t, result.Steps, 1)
+	require.Empty(t, result.Note, "once it is there, it is like any other")
+}
