@@ -34,5 +34,11 @@
 // # Everything else
 //
 // [Manager.List] finds abstractions, [Stale] tells which nobody needs any more, [Manager.Destroy] removes them.
-// Requests of concurrent steps are gathered into few commands, since every change costs a sync of a transaction group.
+// Requests of concurrent steps are gathered into few commands, since every change costs a sync of a transaction group:
+// holds and releases of a pool share commands, bookmarks share a channel program where the process may run one
+// ([zfs.System.Bookmarks]), and bookmarks are destroyed at the same time. A cursor moves by creating the new one and then
+// destroying the old: no OpenZFS destroys bookmarks in programs, and with that order there is always one.
+//
+// A step looks at the listing that validates it and needs no cache for bookmarks. Which holds are whose is remembered
+// (holdcache.go); [Manager.Invalidate] forgets.
 package abstractions

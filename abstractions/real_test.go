@@ -267,8 +267,8 @@ func TestRealConcurrentSteps(t *testing.T) {
 		require.NoError(t, results[i+1])
 		require.Equal(t, []string{cursorOf(step.To, job)}, h.kept(step.Filesystem))
 	}
-	t.Logf("%d steps, one of which failed: %d hold, %d bookmark, %d release commands",
-		len(steps), h.commands.count("hold"), h.commands.count("bookmark"), h.commands.count("release"))
+	t.Logf("%d steps, one of which failed: %d hold, %d program, %d bookmark, %d release commands",
+		len(steps), h.commands.count("hold"), h.commands.count("program"), h.commands.count("bookmark"), h.commands.count("release"))
 }
 
 func TestRealDestroy(t *testing.T) {

@@ -52,7 +52,8 @@ const (
 
 // Bookmarks creates bookmarks, each as [System.Bookmark] does, with as few commands as can be: with one channel program
 // where there are several of a pool and this process may run programs (as root, from OpenZFS 2.0 on), with a command for
-// each where it may not. The results are the errors, nil for success, in the order of the arguments.
+// each where it may not. None may be the source of another. The results are the errors, nil for success, in the order of the
+// arguments.
 //
 // It is worth it: OpenZFS 2.3.2 in an emulated machine with 2 processors makes 20 bookmarks in 1.1 to 1.5 s with a
 // program, in 4.1 to 4.8 s with commands at the same time, and in 7.5 to 10 s with one command after another.

@@ -42,10 +42,11 @@ func TestBookmarksAreMadeByOneProgram(t *testing.T) {
 	require.Empty(t, system.Bookmarks(t.Context()))
 }
 
+// runnerFunc closes the standard input of what it is given.
 type runnerFunc func(context.Context, Command) (Result, error)
 
 func (f runnerFunc) Run(ctx context.Context, command Command) (Result, error) {
-	closeFile(command.Stdin)
+	defer closeFile(command.Stdin)
 	return f(ctx, command)
 }
 
