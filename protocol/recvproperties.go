@@ -38,6 +38,7 @@ func (p RecvProperties) For(volume bool) PropertyChanges {
 	for _, name := range p.Inherit {
 		if appliesTo(name, volume) {
 			inherit[name] = true
+			delete(override, name)
 		}
 	}
 	for name, value := range own.Override {

@@ -105,7 +105,10 @@ func TestTheSpelledOutDefaultsAreTheDefaults(t *testing.T) {
 		require.NoError(t, err)
 		want := protocol.DefaultJob()
 		want.Name, want.Source, want.Targets, want.Replication.Initial = job.Name, job.Source, job.Targets, protocol.InitialAll
-		want.Recv.Properties = protocol.RecvProperties{Override: map[string]string{}, Inherit: []string{}}
+		none := protocol.PropertyChanges{Override: map[string]string{}, Inherit: []string{}}
+		want.Recv.Properties = protocol.RecvProperties{
+			Override: none.Override, Inherit: none.Inherit, Filesystem: none, Volume: none,
+		}
 		require.Equal(t, want, job)
 		return
 	}
