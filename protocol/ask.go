@@ -34,6 +34,12 @@ func (p AbstractionsPage) Position() (number int, last bool) { return p.Number, 
 // Failed is why there is no list.
 func (p AbstractionsPage) Failed() *Failure { return p.Failure }
 
+// Position is where the page stands in its answer.
+func (p ReleasePage) Position() (number int, last bool) { return p.Number, p.Last }
+
+// Failed is why nothing was done.
+func (p ReleasePage) Failed() *Failure { return p.Failure }
+
 // Position is that of an answer with one page.
 func (r EstimateReply) Position() (number int, last bool) { return 0, true }
 

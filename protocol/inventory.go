@@ -1,4 +1,4 @@
-// Requests to a host's workers: inventory, estimate.
+// Requests to a host's workers: inventory and estimate.
 
 package protocol
 
@@ -67,33 +67,4 @@ type EstimateRequest struct {
 type EstimateReply struct {
 	Bytes   []uint64 `msgpack:"bytes"`
 	Failure *Failure `msgpack:"failure,omitempty"`
-}
-
-// AbstractionsRequest asks a host for what replication keeps on its disks.
-type AbstractionsRequest struct {
-	JobID JobID    `msgpack:"job_id,omitempty"`
-	Kinds []string `msgpack:"kinds,omitempty"`
-	Roots []string `msgpack:"roots,omitempty"`
-}
-
-// AbstractionInfo is one hold or bookmark that replication keeps.
-type AbstractionInfo struct {
-	Host       Host   `msgpack:"host,omitempty" json:"host"`
-	Kind       string `msgpack:"kind" json:"kind"`
-	Filesystem string `msgpack:"fs" json:"filesystem"`
-	// Name is the whole name of the bookmark, or of the snapshot that is held.
-	Name string `msgpack:"name" json:"name"`
-	// Tag is the hold's tag; empty for a bookmark.
-	Tag       string `msgpack:"tag,omitempty" json:"tag,omitempty"`
-	JobID     JobID  `msgpack:"job_id,omitempty" json:"job_id,omitempty"`
-	GUID      uint64 `msgpack:"guid" json:"guid,string"`
-	CreateTXG uint64 `msgpack:"createtxg" json:"createtxg,string"`
-}
-
-// AbstractionsPage is one of the replies to an AbstractionsRequest; the pages come like those of an inventory.
-type AbstractionsPage struct {
-	Number       int               `msgpack:"number"`
-	Abstractions []AbstractionInfo `msgpack:"abstractions,omitempty"`
-	Last         bool              `msgpack:"last,omitempty"`
-	Failure      *Failure          `msgpack:"failure,omitempty"`
 }

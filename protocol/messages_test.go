@@ -30,9 +30,12 @@ func TestEveryMessageSurvivesTheWire(t *testing.T) {
 	t.Run("InventoryRequest", survives[protocol.InventoryRequest])
 	t.Run("Job", survives[protocol.Job])
 	t.Run("Lease", survives[protocol.Lease])
+	t.Run("MigrateRequest", survives[protocol.MigrateRequest])
 	t.Run("Plan", survives[protocol.Plan])
 	t.Run("PlanRequest", survives[protocol.PlanRequest])
 	t.Run("Presence", survives[protocol.Presence])
+	t.Run("ReleasePage", survives[protocol.ReleasePage])
+	t.Run("ReleaseRequest", survives[protocol.ReleaseRequest])
 	t.Run("StreamHeader", survives[protocol.StreamHeader])
 	t.Run("Task", survives[protocol.Task])
 	t.Run("WorkItem", survives[protocol.WorkItem])
@@ -76,9 +79,12 @@ func FuzzDecodeInventoryPage(f *testing.F)       { fuzzDecode[protocol.Inventory
 func FuzzDecodeInventoryRequest(f *testing.F)    { fuzzDecode[protocol.InventoryRequest](f) }
 func FuzzDecodeJob(f *testing.F)                 { fuzzDecode[protocol.Job](f) }
 func FuzzDecodeLease(f *testing.F)               { fuzzDecode[protocol.Lease](f) }
+func FuzzDecodeMigrateRequest(f *testing.F)      { fuzzDecode[protocol.MigrateRequest](f) }
 func FuzzDecodePlan(f *testing.F)                { fuzzDecode[protocol.Plan](f) }
 func FuzzDecodePlanRequest(f *testing.F)         { fuzzDecode[protocol.PlanRequest](f) }
 func FuzzDecodePresence(f *testing.F)            { fuzzDecode[protocol.Presence](f) }
+func FuzzDecodeReleasePage(f *testing.F)         { fuzzDecode[protocol.ReleasePage](f) }
+func FuzzDecodeReleaseRequest(f *testing.F)      { fuzzDecode[protocol.ReleaseRequest](f) }
 func FuzzDecodeStreamHeader(f *testing.F)        { fuzzDecode[protocol.StreamHeader](f) }
 func FuzzDecodeTask(f *testing.F)                { fuzzDecode[protocol.Task](f) }
 func FuzzDecodeWorkItem(f *testing.F)            { fuzzDecode[protocol.WorkItem](f) }
@@ -167,12 +173,26 @@ func soundMessages() []any {
 	offered.Kind, offered.Failure, offered.Offer = protocol.EventOffered, nil, send.Offer
 	done := event
 	done.Kind, done.Failure, done.To, done.Progress = protocol.EventDone, nil, &to, &protocol.Progress{Bytes: 9, Elapsed: time.Second}
+	cursor := protocol.AbstractionInfo{
+		Host: "alpha", Kind: "cursor", Filesystem: step.Filesystem, Name: from.Full(step.Filesystem), JobID: item.JobID,
+		GUID: from.GUID, CreateTXG: from.CreateTXG,
+	}
 	return []any{
 		job, item, send, event, offered, done,
 		protocol.CancelNotice{Plan: ref.Plan},
 		protocol.InventoryPage{Datasets: []protocol.Dataset{{Name: "tank", GUID: 1, Versions: []protocol.Version{from, to}}}, Last: true},
 		protocol.EstimateRequest{Steps: []protocol.Step{step}, Send: job.Send},
-		protocol.Task{Plan: ref.Plan, Steps: []protocol.Step{step}, State: protocol.TaskBackoff, NotBefore: at},
+		protocol.AbstractionsRequest{
+			JobIDs: []protocol.JobID{"prod.bravo"}, Roots: []string{"tank"}, Filter: protocol.Filter{"tank<": true}, Stale: true,
+		},
+		protocol.AbstractionsPage{Abstractions: []protocol.AbstractionInfo{cursor}, Missing: []string{"tank/gone"}, Last: true},
+		protocol.ReleaseRequest{Abstractions: []protocol.AbstractionInfo{cursor}, Job: job.Name, Stale: true, DryRun: true},
+		protocol.ReleasePage{Results: []protocol.ReleaseResult{{AbstractionInfo: cursor, Outcome: protocol.Released}}, Last: true},
+		protocol.MigrateRequest{JobIDs: []protocol.JobID{"prod.bravo"}, DryRun: true},
+		protocol.Task{
+			Plan: ref.Plan, Steps: []protocol.Step{step}, State: protocol.TaskBackoff, NotBefore: at, Common: &from,
+			Partial: &protocol.ResumeState{ToGUID: to.GUID, FromGUID: from.GUID, ToName: to.Name, Bytes: 1 << 20},
+		},
 		protocol.Plan{ID: ref.Plan, Spec: job, State: protocol.PlanRunning, Started: at},
 	}
 }

@@ -54,7 +54,8 @@ type Plan struct {
 	Started time.Time   `msgpack:"started" json:"started"`
 	// Finished is zero until the state is final.
 	Finished time.Time `msgpack:"finished" json:"finished"`
-	// Tasks is how many tasks there are: filesystem and target pairs that have something to do or a conflict.
+	// Tasks is how many tasks there are: filesystem and target pairs that have something to do or a conflict. A dry run
+	// has tasks, which are done, for those that are up to date, too.
 	Tasks int `msgpack:"tasks" json:"tasks"`
 	// UpToDate is how many filesystem and target pairs had nothing to do.
 	UpToDate int `msgpack:"up_to_date" json:"up_to_date"`
@@ -108,6 +109,10 @@ type Task struct {
 	JobID            JobID  `msgpack:"job_id" json:"job_id"`
 	Filesystem       string `msgpack:"fs" json:"filesystem"`
 	TargetFilesystem string `msgpack:"target_fs" json:"target_filesystem"`
+	// Common is the newest version that both sides had when the steps were planned, the source's; nil if there was none.
+	Common *Version `msgpack:"common,omitempty" json:"common,omitempty"`
+	// Partial is what the target had half received when the steps were planned; nil if there was nothing.
+	Partial *ResumeState `msgpack:"partial,omitempty" json:"partial,omitempty"`
 	// Steps are all steps in order: those done, the one under way, those to come.
 	Steps []Step `msgpack:"steps" json:"steps"`
 	// Next is the index of the step that is under way or comes next; len(Steps) when nothing is left.

@@ -35,6 +35,8 @@ const (
 	VerbInventory    = "inventory"
 	VerbEstimate     = "estimate"
 	VerbAbstractions = "abstractions"
+	VerbRelease      = "release"
+	VerbMigrate      = "migrate"
 )
 
 // LeaderKey is the key of the coordinator's lease in BucketLeader.

@@ -25,14 +25,24 @@ var (
 // activeSteps are the steps under way in this process.
 type activeSteps struct {
 	mu    sync.Mutex
-	steps map[string]*activeStep
+	steps map[place]*activeStep
+	// reserved are places where no step may begin for a while.
+	reserved map[place]*activeStep
 	// tries is the newest try seen of each task and role, so that an old item that is delivered late is dropped. Entries
 	// are forgotten after forgetTries.
 	tries map[taskKey]seenTry
 }
 
+// place is what there is at most one step at a time for: a filesystem that is received into, or that is sent from for a
+// JobID, which is empty for the former.
+type place struct {
+	role       protocol.Role
+	jobID      protocol.JobID
+	filesystem string
+}
+
 type activeStep struct {
-	ref    protocol.StepRef
+	item   protocol.WorkItem
 	cancel context.CancelCauseFunc
 	left   chan struct{}
 }
@@ -54,15 +64,15 @@ const (
 )
 
 func newActiveSteps() *activeSteps {
-	return &activeSteps{steps: map[string]*activeStep{}, tries: map[taskKey]seenTry{}}
+	return &activeSteps{steps: map[place]*activeStep{}, reserved: map[place]*activeStep{}, tries: map[taskKey]seenTry{}}
 }
 
 // enter makes the item's step the active one for what it works on. An older try of the same task is cancelled and waited
-// for; for any other step that is under way there the error is transient. The caller calls leave when the step is over.
+// for, and so is a reservation; for any other step that is under way there the error is transient. The caller calls leave
+// when the step is over.
 func (a *activeSteps) enter(ctx context.Context, item protocol.WorkItem) (stepCtx context.Context, leave func(), err error) {
-	key := activeKey(item)
 	for {
-		stepCtx, leave, older, err := a.tryEnter(ctx, key, item)
+		stepCtx, leave, older, err := a.tryEnter(ctx, item)
 		if older == nil {
 			return stepCtx, leave, err
 		}
@@ -75,15 +85,22 @@ func (a *activeSteps) enter(ctx context.Context, item protocol.WorkItem) (stepCt
 	}
 }
 
-func activeKey(item protocol.WorkItem) string {
+// placesOf are what the item's step works on. The first is the one that it is entered under: that of a local step, which
+// receives too, is the sender's.
+func placesOf(item protocol.WorkItem) []place {
+	receiving := place{role: protocol.RoleRecv, filesystem: item.Step.TargetFilesystem}
 	if item.Role == protocol.RoleRecv {
-		return "recv " + item.Step.TargetFilesystem
+		return []place{receiving}
 	}
-	return "send " + string(item.JobID) + " " + item.Step.Filesystem
+	sending := place{role: protocol.RoleSend, jobID: item.JobID, filesystem: item.Step.Filesystem}
+	if item.Transport == protocol.TransportLocal {
+		return []place{sending, receiving}
+	}
+	return []place{sending}
 }
 
 func (a *activeSteps) tryEnter(
-	ctx context.Context, key string, item protocol.WorkItem,
+	ctx context.Context, item protocol.WorkItem,
 ) (stepCtx context.Context, leave func(), older *activeStep, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -92,18 +109,26 @@ func (a *activeSteps) tryEnter(
 		return nil, nil, nil, errSuperseded
 	}
 	a.remember(task, item.Ref.Attempt)
+	places := placesOf(item)
+	for _, at := range places {
+		if reservation := a.reserved[at]; reservation != nil {
+			return nil, nil, reservation, nil
+		}
+	}
+	key := places[0]
 	if current := a.steps[key]; current != nil {
 		switch {
-		case current.ref.Plan != item.Ref.Plan || current.ref.Task != item.Ref.Task:
-			return nil, nil, nil, protocol.Failf(protocol.Transient, "%s is busy with step %s of another plan", key[5:], current.ref)
-		case current.ref.Attempt < item.Ref.Attempt:
+		case current.item.Ref.Plan != item.Ref.Plan || current.item.Ref.Task != item.Ref.Task:
+			return nil, nil, nil, protocol.Failf(protocol.Transient, "%s is busy with step %s of another plan", key.filesystem,
+				current.item.Ref)
+		case current.item.Ref.Attempt < item.Ref.Attempt:
 			return nil, nil, current, nil
 		default:
 			return nil, nil, nil, errDuplicate
 		}
 	}
 	stepCtx, cancel := context.WithCancelCause(ctx)
-	step := &activeStep{ref: item.Ref, cancel: cancel, left: make(chan struct{})}
+	step := &activeStep{item: item, cancel: cancel, left: make(chan struct{})}
 	a.steps[key] = step
 	leave = func() {
 		a.mu.Lock()
@@ -133,13 +158,58 @@ func (a *activeSteps) stop(notice protocol.CancelNotice) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, step := range a.steps {
-		if step.ref.Plan != notice.Plan {
+		if step.item.Ref.Plan != notice.Plan {
 			continue
 		}
 		if notice.Try == nil {
 			step.cancel(fmt.Errorf("%w (plan %s)", errPlanCancelled, notice.Plan))
-		} else if step.ref.Task == notice.Try.Task && step.ref.Attempt <= notice.Try.Attempt {
+		} else if step.item.Ref.Task == notice.Try.Task && step.item.Ref.Attempt <= notice.Try.Attempt {
 			step.cancel(errSuperseded)
 		}
 	}
+}
+
+// reserve keeps steps from beginning at the places until the caller calls leave; they wait. Places where a step is under
+// way, or which somebody else has reserved, are not reserved: they are in inUse, with what they are in use by. A sender's
+// place with no JobID is that of all JobIDs: it is in use by any of them, and cannot be reserved.
+func (a *activeSteps) reserve(places []place) (inUse map[place]string, leave func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	inUse = map[place]string{}
+	reservation := &activeStep{cancel: func(error) {}, left: make(chan struct{})}
+	var reserved []place
+	for _, wanted := range places {
+		switch by := a.userOf(wanted, reservation); {
+		case by != "":
+			inUse[wanted] = by
+		case !wanted.ofAllJobs():
+			a.reserved[wanted] = reservation
+			reserved = append(reserved, wanted)
+		}
+	}
+	return inUse, func() {
+		a.mu.Lock()
+		for _, at := range reserved {
+			delete(a.reserved, at)
+		}
+		a.mu.Unlock()
+		close(reservation.left)
+	}
+}
+
+func (p place) ofAllJobs() bool { return p.role == protocol.RoleSend && p.jobID == "" }
+
+// userOf is what uses the place, for people; empty if nothing but the given reservation does.
+func (a *activeSteps) userOf(wanted place, ours *activeStep) string {
+	if reservation := a.reserved[wanted]; reservation != nil && reservation != ours {
+		return "another request of an operator"
+	}
+	for _, step := range a.steps {
+		for _, at := range placesOf(step.item) {
+			if at == wanted || wanted.ofAllJobs() && at.role == wanted.role && at.filesystem == wanted.filesystem {
+				return "step " + step.item.Ref.String() + " of job " + step.item.Job
+			}
+		}
+	}
+	return ""
 }

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
@@ -92,4 +93,65 @@ func TestEnteringEndsWithItsContext(t *testing.T) {
 	cancel()
 	_, _, err = active.enter(ctx, itemOf("p", 0, 2, protocol.RoleRecv))
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+func sendItem(plan protocol.PlanID) protocol.WorkItem { return itemOf(plan, 0, 1, protocol.RoleSend) }
+
+func TestWhatAStepUsesIsNotReserved(t *testing.T) {
+	t.Parallel()
+	active := newActiveSteps()
+	local := sendItem("p")
+	local.Transport, local.Job = protocol.TransportLocal, "prod"
+	_, leave, err := active.enter(t.Context(), local)
+	require.NoError(t, err)
+	sending := place{protocol.RoleSend, "prod.bravo", "tank/data"}
+	ofAnyJob := place{protocol.RoleSend, "", "tank/data"}
+	receiving := place{protocol.RoleRecv, "", "backup/tank/data"}
+	elsewhere := place{protocol.RoleSend, "dr", "tank/data"}
+
+	inUse, free := active.reserve([]place{sending, ofAnyJob, receiving, elsewhere, elsewhere})
+	require.Len(t, inUse, 3)
+	for _, at := range []place{sending, ofAnyJob, receiving} {
+		require.Equal(t, "step "+local.Ref.String()+" of job prod", inUse[at], "%+v", at)
+	}
+	again, freeNothing := active.reserve([]place{elsewhere})
+	require.Equal(t, map[place]string{elsewhere: "another request of an operator"}, again)
+	freeNothing()
+	free()
+	leave()
+
+	inUse, free = active.reserve([]place{sending, ofAnyJob, receiving, elsewhere})
+	require.Empty(t, inUse)
+	free()
+	require.Empty(t, active.reserved)
+}
+
+func TestStepsWaitForAReservation(t *testing.T) {
+	t.Parallel()
+	local := sendItem("p")
+	local.Transport = protocol.TransportLocal
+	for name, item := range map[string]protocol.WorkItem{
+		"send": sendItem("p"), "receive": itemOf("p", 0, 1, protocol.RoleRecv), "local": local,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				active := newActiveSteps()
+				places := placesOf(item)
+				_, free := active.reserve(places[len(places)-1:])
+				entered := make(chan error, 1)
+				go func() {
+					_, leave, err := active.enter(t.Context(), item)
+					if err == nil {
+						leave()
+					}
+					entered <- err
+				}()
+				synctest.Wait()
+				require.Empty(t, entered, "the step began although its place was reserved")
+				free()
+				require.NoError(t, <-entered)
+			})
+		})
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/zfleet/zfleet/abstractions"
 	"github.com/zfleet/zfleet/protocol"
 )
 
@@ -64,20 +65,9 @@ func (p Policy) allowRecv(host protocol.Host, job, root, filesystem string) erro
 			Kind: protocol.Policy, Host: host, Message: "asked to receive into " + filesystem + ", which is not below " + root,
 		}
 	}
-	rootAllowed := false
-	for _, rule := range p.Recv {
-		if root != rule.Root && !strings.HasPrefix(root, rule.Root+"/") {
-			continue
-		}
-		rootAllowed = true
-		if len(rule.Jobs) == 0 {
-			return nil
-		}
-		for _, glob := range rule.Jobs {
-			if matched, err := path.Match(glob, job); err == nil && matched {
-				return nil
-			}
-		}
+	rootAllowed, jobAllowed := p.mayReceive(job, root)
+	if jobAllowed {
+		return nil
 	}
 	message := "the policy of this host does not allow to receive below " + root +
 		"; add the root to worker.allow.recv in the host's configuration and restart its worker, or change the job's target"
@@ -86,6 +76,58 @@ func (p Policy) allowRecv(host protocol.Host, job, root, filesystem string) erro
 			"; add the job to the jobs of that root in worker.allow.recv and restart the worker, or change the job's target"
 	}
 	return &protocol.Failure{Kind: protocol.Policy, Host: host, Message: message}
+}
+
+// mayReceive tells whether anybody, and whether the job, may receive at or below the filesystem.
+func (p Policy) mayReceive(job, filesystem string) (anybody, theJob bool) {
+	for _, rule := range p.Recv {
+		if filesystem != rule.Root && !strings.HasPrefix(filesystem, rule.Root+"/") {
+			continue
+		}
+		anybody = true
+		if len(rule.Jobs) == 0 {
+			return true, true
+		}
+		for _, glob := range rule.Jobs {
+			if matched, err := path.Match(glob, job); err == nil && matched {
+				return true, true
+			}
+		}
+	}
+	return anybody, false
+}
+
+// allowRelease is nil if the abstraction may be released: what a sender keeps where the host may send, and what a receiver
+// keeps where it may receive. The job is the one it is said to be of; where none is said, its JobID tells, unless the job
+// has set that itself.
+func (p Policy) allowRelease(host protocol.Host, job string, abstraction abstractions.Abstraction) error {
+	refusal := &protocol.Failure{Kind: protocol.Policy, Host: host}
+	filesystem := abstraction.Filesystem
+	if abstraction.Kind != abstractions.LastReceivedHold {
+		if p.Send.Match(filesystem) {
+			return nil
+		}
+		refusal.Message = "the policy of this host does not allow to send " + filesystem + ", so what a sender keeps there stays" +
+			"; add it to worker.allow.send in the host's configuration and restart its worker, or release it with zfs on the host"
+		return refusal
+	}
+	if job == "" {
+		job = strings.TrimSuffix(string(abstraction.JobID), "."+string(host))
+	}
+	anybody, theJob := p.mayReceive(job, filesystem)
+	switch {
+	case theJob:
+		return nil
+	case anybody:
+		refusal.Message = "the policy of this host does not allow job " + job + " to receive into " + filesystem +
+			", so what it keeps there stays; say whose it is with --job, add the job to the jobs of that root in" +
+			" worker.allow.recv and restart the worker, or release it with zfs on the host"
+	default:
+		refusal.Message = "the policy of this host does not allow to receive into " + filesystem + ", so what a receiver keeps there" +
+			" stays; add a root above it to worker.allow.recv in the host's configuration and restart its worker, or release it" +
+			" with zfs on the host"
+	}
+	return refusal
 }
 
 func hasDotComponent(filesystem string) bool {

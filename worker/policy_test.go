@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/zfleet/zfleet/abstractions"
 	"github.com/zfleet/zfleet/protocol"
 )
 
@@ -65,4 +66,40 @@ func TestPolicyValidation(t *testing.T) {
 		require.ErrorIs(t, policy.Validate(), &protocol.Failure{Kind: protocol.Usage}, what)
 	}
 	require.NoError(t, Policy{}.Validate())
+}
+
+func TestPolicyOfReleases(t *testing.T) {
+	t.Parallel()
+	policy := Policy{
+		Send: protocol.Filter{"tank/data<": true, "tank/data/secret<": false},
+		Recv: []RecvRule{{Root: "backup/any"}, {Root: "backup/prod", Jobs: []string{"prod-*"}}},
+	}
+	for _, try := range []struct {
+		kind       abstractions.Kind
+		filesystem string
+		id         protocol.JobID
+		job        string
+		refusal    string
+	}{
+		{kind: abstractions.Cursor, filesystem: "tank/data/a"},
+		{kind: abstractions.StepHold, filesystem: "tank/data/secret/a", refusal: "worker.allow.send"},
+		{kind: abstractions.CursorV1, filesystem: "tank", refusal: "worker.allow.send"},
+		{kind: abstractions.TentativeCursor, filesystem: "backup/any/a", refusal: "worker.allow.send"},
+		{kind: abstractions.LastReceivedHold, filesystem: "backup/any/a", id: "whatever"},
+		{kind: abstractions.LastReceivedHold, filesystem: "backup/any"},
+		{kind: abstractions.LastReceivedHold, filesystem: "backup/anyone", refusal: "worker.allow.recv"},
+		{kind: abstractions.LastReceivedHold, filesystem: "tank/data", refusal: "worker.allow.recv"},
+		{kind: abstractions.LastReceivedHold, filesystem: "backup/prod/a", id: "prod-dr.bravo"},
+		{kind: abstractions.LastReceivedHold, filesystem: "backup/prod/a", id: "zrepl_push", job: "prod-dr"},
+		{kind: abstractions.LastReceivedHold, filesystem: "backup/prod/a", id: "zrepl_push", refusal: "say whose it is with --job"},
+		{kind: abstractions.LastReceivedHold, filesystem: "backup/prod/a", id: "prod-dr.bravo", job: "other", refusal: "job other"},
+	} {
+		err := policy.allowRelease("bravo", try.job, abstractions.Abstraction{Kind: try.kind, Filesystem: try.filesystem, JobID: try.id})
+		if try.refusal == "" {
+			require.NoError(t, err, "%+v", try)
+			continue
+		}
+		require.ErrorIs(t, err, &protocol.Failure{Kind: protocol.Policy}, "%+v", try)
+		require.ErrorContains(t, err, try.refusal, "%+v", try)
+	}
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/nats-io/nats.go/micro"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/zfleet/zfleet/abstractions"
 	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/zfs"
 )
@@ -57,6 +56,8 @@ func (w *Worker) serve(ctx context.Context) (stop func() error, err error) {
 		protocol.VerbInventory:    w.answerInventory,
 		protocol.VerbEstimate:     w.answerEstimate,
 		protocol.VerbAbstractions: w.answerAbstractions,
+		protocol.VerbRelease:      w.answerRelease,
+		protocol.VerbMigrate:      w.answerMigrate,
 	} {
 		err := service.AddEndpoint(verb, handle(verb, answer), micro.WithEndpointSubject(protocol.RPCSubject(w.config.Host, verb)))
 		if err != nil {
@@ -267,45 +268,4 @@ func (w *Worker) estimateStep(ctx context.Context, step protocol.Step, options p
 		return 0, err
 	}
 	return w.config.ZFS.EstimateSend(ctx, s.valid)
-}
-
-// answerAbstractions lists what replication keeps on this host's disks.
-func (w *Worker) answerAbstractions(ctx context.Context, request micro.Request) error {
-	var asked protocol.AbstractionsRequest
-	if err := readRequest(request, &asked); err != nil {
-		return err
-	}
-	query := abstractions.Query{JobID: asked.JobID, Roots: asked.Roots}
-	for _, name := range asked.Kinds {
-		kind, err := abstractions.ParseKind(name)
-		if err != nil {
-			return respond(request, protocol.AbstractionsPage{Last: true, Failure: w.failureOf(err)})
-		}
-		query.Kinds = append(query.Kinds, kind)
-	}
-	page, size := protocol.AbstractionsPage{}, 0
-	for abstraction, err := range w.keeper.List(ctx, query) {
-		if err != nil {
-			page.Last, page.Failure = true, w.failureOf(err)
-			return respond(request, page)
-		}
-		info := protocol.AbstractionInfo{
-			Host: w.config.Host, Kind: string(abstraction.Kind), Filesystem: abstraction.Filesystem, Name: abstraction.FullName(),
-			JobID: abstraction.JobID, GUID: abstraction.GUID, CreateTXG: abstraction.CreateTXG,
-		}
-		if abstraction.IsHold() {
-			info.Tag = abstractions.HoldTag(abstraction.Kind, abstraction.JobID)
-		}
-		page.Abstractions = append(page.Abstractions, info)
-		size += datasetBytes + len(info.Name) + len(info.Filesystem) + len(info.Tag)
-		if size < pageBytes {
-			continue
-		}
-		if err := respond(request, page); err != nil {
-			return err
-		}
-		page, size = protocol.AbstractionsPage{Number: page.Number + 1}, 0
-	}
-	page.Last = true
-	return respond(request, page)
 }

@@ -33,6 +33,8 @@ type program struct {
 	getenv   func(string) string
 	environ  []string
 	hostname func() (string, error)
+	// interactive tells whether somebody can be asked something.
+	interactive func() bool
 	// runner makes what runs the zfs commands of a host.
 	runner func(protocol.Host) zfs.Runner
 	// location is the time zone of times in tables.
@@ -42,8 +44,9 @@ type program struct {
 func newProgram() *program {
 	return &program{
 		in: os.Stdin, out: os.Stdout, errOut: os.Stderr, getenv: os.Getenv, environ: os.Environ(), hostname: os.Hostname,
-		runner:   func(protocol.Host) zfs.Runner { return zfs.NewExecRunner() },
-		location: time.Local,
+		interactive: func() bool { return term.IsTerminal(int(os.Stdin.Fd())) },
+		runner:      func(protocol.Host) zfs.Runner { return zfs.NewExecRunner() },
+		location:    time.Local,
 	}
 }
 
@@ -109,7 +112,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done in part.`,
 		p.demoCommand(), p.serverCommand(), p.coordinatorCommand(), p.workerCommand(),
 		p.submitCommand(), p.runCommand(), p.cancelCommand(), p.planCommand(),
 		p.jobsCommand(), p.plansCommand(), p.statusCommand(), p.hostsCommand(), p.cursorsCommand(), p.abstractionsCommand(),
-		p.eventsCommand(), p.checkCommand(), p.versionCommand(),
+		p.migrateCommand(), p.eventsCommand(), p.checkCommand(), p.versionCommand(),
 	)
 	return root
 }

@@ -51,6 +51,8 @@ func (b *testbed) program(in string, out, errOut *safeBuffer) *program {
 		in: strings.NewReader(in), out: out, errOut: errOut,
 		getenv:   func(name string) string { return b.env[name] },
 		hostname: func() (string, error) { return "Alpha.example.org", nil },
+		// What is typed is typed by somebody.
+		interactive: func() bool { return in != "" },
 		runner: func(host protocol.Host) zfs.Runner {
 			if fake := b.hosts[host]; fake != nil {
 				return fake
