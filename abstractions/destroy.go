@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 
 	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/zfs"
@@ -29,14 +28,13 @@ func (m *Manager) Destroy(ctx context.Context, abstractions []Abstraction) []Des
 		results[i].Abstraction = abstraction
 	}
 	present := m.present(ctx, results)
-	// What belongs together gets into one command: holds of one pool and tag, bookmarks of one filesystem.
+	// Holds of one pool and tag are released with one command; bookmarks of one pool are destroyed at the same time.
 	command := func(result *Destroyed) string {
 		abstraction := result.Abstraction
 		if abstraction.IsHold() {
-			pool, _, _ := strings.Cut(abstraction.Filesystem, "/")
-			return "release " + pool + " " + abstraction.Tag
+			return "release " + poolOf(abstraction.Filesystem) + " " + abstraction.Tag
 		}
-		return "destroy " + abstraction.Filesystem
+		return "destroy " + poolOf(abstraction.Filesystem)
 	}
 	slices.SortStableFunc(present, func(a, b *Destroyed) int { return cmp.Compare(command(a), command(b)) })
 	for len(present) > 0 {
@@ -99,14 +97,21 @@ func (m *Manager) present(ctx context.Context, results []Destroyed) []*Destroyed
 	return present
 }
 
-// destroyTogether destroys with one call, and when that fails one by one, to tell which failed.
+// destroyTogether destroys with one call, and when that fails without telling which failed, one by one.
 func (m *Manager) destroyTogether(ctx context.Context, results []*Destroyed) {
 	names := make([]string, 0, len(results))
 	for _, result := range results {
 		names = append(names, result.Abstraction.FullName())
 	}
 	err := m.destroyNames(ctx, results[0].Abstraction, names...)
-	if err == nil {
+	var failed *zfs.DestroyError
+	switch {
+	case err == nil:
+		return
+	case errors.As(err, &failed):
+		for _, result := range results {
+			result.Err = failed.Failed[result.Abstraction.FullName()]
+		}
 		return
 	}
 	for _, result := range results {

@@ -9,7 +9,6 @@ import (
 	"context"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 
@@ -79,5 +78,5 @@ func TestRealProgramsCannotDestroyBookmarks(t *testing.T) {
 	result, err := r.runner.Run(r.ctx(), Command{Args: []string{"zfs", "program", "-j", pool, "-", fs + "#a"}, Stdin: reader, Stdout: &stdout})
 	require.NoError(t, err)
 	require.Zero(t, result.ExitCode, "%s", result.Stderr)
-	require.Equal(t, `{"return":{"1":2}}`, strings.TrimSpace(stdout.String()), "ENOENT")
+	require.JSONEq(t, `{"return":{"1":2}}`, stdout.String(), "ENOENT")
 }
