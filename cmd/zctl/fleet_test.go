@@ -50,7 +50,10 @@ func TestAnOperatorsDay(t *testing.T) {
 	require.Empty(t, b.hosts["bravo"].Datasets("backup/tank"), "a dry run must not change anything")
 	golden(t, "submit", b.must("submit", "-f", file))
 	golden(t, "jobs", b.must("jobs"))
-	require.Contains(t, b.must("jobs", "prod", "-o", "yaml"), "tank/data<: true")
+	written := b.must("jobs", "prod", "-o", "yaml")
+	require.Contains(t, written, "tank/data<: true")
+	_, err := protocol.ParseJob([]byte(written))
+	require.NoError(t, err, "zctl submit -f takes back what zctl jobs writes")
 	golden(t, "submit-again", b.must("submit", "-f", file))
 	golden(t, "plan", b.must("plan", "prod"))
 

@@ -28,16 +28,15 @@ func (p *program) jobsCommand() *cobra.Command {
 				return err
 			}
 			defer s.close()
-			var jobs []protocol.Job
 			if len(args) == 1 {
 				job, err := s.Job(ctx, args[0])
 				if err != nil {
 					return err
 				}
-				jobs = []protocol.Job{job}
-			} else {
-				jobs, err = s.Jobs(ctx)
+				// The job itself and no list of one, so that "zctl submit -f" takes it back.
+				return p.print(output, job, func(w io.Writer) { writeJobs(w, []protocol.Job{job}) })
 			}
+			jobs, err := s.Jobs(ctx)
 			if jobs == nil {
 				return err
 			}
