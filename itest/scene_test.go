@@ -85,17 +85,25 @@ func newFakeScene(t *testing.T) *scene {
 func newRealScene(t *testing.T) *scene {
 	t.Helper()
 	c := &scene{stand: newRealStand(t)}
+	// What is received is not mounted, and inherits from placeholders that it has no mountpoint.
+	mounted := func(filesystem string, look func(path string) error) error {
+		c.command(c.target, "set", "mountpoint=/altered", filesystem)
+		if c.property(c.target, filesystem, "mounted") != "yes" {
+			c.command(c.target, "mount", filesystem)
+		}
+		defer c.command(c.target, "unmount", filesystem)
+		return look(filepath.Join(c.property(c.target, filesystem, "mountpoint"), "foreign"))
+	}
 	c.alter = func(filesystem string) {
-		c.command(c.target, "mount", filesystem)
-		path := filepath.Join(c.property(c.target, filesystem, "mountpoint"), "foreign")
-		require.NoError(t, os.WriteFile(path, []byte("written on the target"), 0o600))
-		c.command(c.target, "unmount", filesystem)
+		require.NoError(t, mounted(filesystem, func(path string) error {
+			return os.WriteFile(path, []byte("written on the target"), 0o600)
+		}))
 	}
 	c.altered = func(filesystem string) bool {
-		c.command(c.target, "mount", filesystem)
-		defer c.command(c.target, "unmount", filesystem)
-		_, err := os.Stat(filepath.Join(c.property(c.target, filesystem, "mountpoint"), "foreign"))
-		return err == nil
+		return mounted(filesystem, func(path string) error {
+			_, err := os.Stat(path)
+			return err
+		}) == nil
 	}
 	c.third = func() (testfleet.Host, string) {
 		pool := zfstest.NewPool(t)
