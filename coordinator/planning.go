@@ -56,8 +56,8 @@ func (r *runner) planTasks(ctx context.Context) ([]protocol.Task, error) {
 			if !needed {
 				r.plan.UpToDate++
 			}
-			// A dry run also shows what there is to say of filesystems with nothing to do.
-			if needed || r.request.DryRun && task.Note != "" {
+			// A dry run also shows the filesystems with nothing to do.
+			if needed || r.request.DryRun {
 				tasks = append(tasks, task)
 			}
 		}
@@ -208,7 +208,12 @@ func taskOf(id protocol.PlanID, spec protocol.Job, target int, result plan.Resul
 	task = protocol.Task{
 		Plan: id, Target: target, TargetHost: spec.Targets[target].Host, JobID: spec.Targets[target].JobIDOf(spec.Name),
 		Filesystem: result.Filesystem, TargetFilesystem: result.TargetFilesystem, Steps: result.Steps,
-		State: protocol.TaskReady, Note: result.Note,
+		State: protocol.TaskReady, Note: result.Note, Common: result.Common,
+	}
+	if result.Partial != nil {
+		partial := *result.Partial
+		partial.Token = "" // steps have it where they need it
+		task.Partial = &partial
 	}
 	if result.Conflict != nil {
 		task.State, task.Failure = protocol.TaskConflict, result.Conflict.Failure()

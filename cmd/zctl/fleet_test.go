@@ -71,6 +71,7 @@ func TestAnOperatorsDay(t *testing.T) {
 	golden(t, "cursors", b.must("cursors", "prod"))
 	golden(t, "abstractions", b.must("abstractions", "list", "alpha", "bravo"))
 	require.Contains(t, b.must("run", "prod", "--wait"), "done: 3 up to date")
+	golden(t, "plan-up-to-date", b.must("plan", "prod"))
 	golden(t, "status", strings.Split(b.must("status"), "coordinator: ")[0]+statusWithoutLeader(b.must("status")))
 	require.Contains(t, b.must("hosts"), "backup (")
 
@@ -145,6 +146,42 @@ func TestAConflictIsExplained(t *testing.T) {
 	require.Equal(t, exitFailed, ran.code)
 	require.Contains(t, ran.out, "tank/data → bravo: conflict: ")
 	require.Contains(t, ran.out, "failed: 1 in conflict")
+}
+
+func TestAPlanTellsWhatItStandsOn(t *testing.T) {
+	t.Parallel()
+	b := newTestbed(t)
+	b.fleet()
+	b.furnish()
+	b.must("submit", "--job", "prod", "--from", "alpha:tank/data<", "--exclude", "tank/data/vol", "--to", "bravo:backup", "--initial", "all", "--wait")
+	// One filesystem has lost its snapshot and goes on from its cursor, one is half received, and one is in conflict.
+	b.zfs("alpha", "destroy", "tank/data@one")
+	b.zfs("bravo", "snapshot", "backup/tank/data/www@foreign")
+	require.NoError(t, b.hosts["alpha"].Generate("tank/data/db", "more", 8, 1<<20))
+	b.zfs("alpha", "snapshot", "tank/data/db@two")
+	stuck := b.hosts["bravo"].Inject(zfsfake.Fault{Match: zfsfake.Command("zfs", "recv"), HangAfter: 1 << 19})
+	defer stuck.Remove()
+	id := planName.FindString(b.must("run", "prod"))
+	<-stuck.Reached()
+	b.must("cancel", id, "--wait")
+	stuck.Remove()
+	b.zfs("alpha", "snapshot", "tank/data@two")
+
+	planned := b.zctl("plan", "prod")
+	require.Equal(t, exitPartial, planned.code, "%s%s", planned.out, planned.err)
+	golden(t, "plan-of-all-kinds", planned.out)
+	var plan dryRun
+	require.NoError(t, json.Unmarshal([]byte(b.zctl("plan", "prod", "-o", "json").out), &plan))
+	require.Len(t, plan.Tasks, 3)
+	require.Len(t, plan.Abstractions, 8, "three cursors, three last-received holds, and the holds of the step that was stopped")
+	require.Equal(t, protocol.Bookmark, plan.Tasks[0].Common.Type)
+	require.Equal(t, "tank/data/db@two", plan.Tasks[1].Partial.ToName)
+	require.Positive(t, plan.Tasks[1].Partial.Bytes)
+
+	// Once its snapshot is gone, the partial state is of no use.
+	b.zfs("alpha", "release", "zrepl_STEP_J_prod.bravo", "tank/data/db@two")
+	b.zfs("alpha", "destroy", "tank/data/db@two")
+	require.Contains(t, b.zctl("plan", "prod").out, "two half received, which fits no step; the next step abandons it")
 }
 
 func TestAPolicyRefuses(t *testing.T) {

@@ -97,7 +97,7 @@ func (p *program) showPlan(ctx context.Context, s *session, id protocol.PlanID, 
 func (p *program) writePlan(w io.Writer, detail fleet.PlanDetail) {
 	plan := detail.Plan
 	if plan.State == protocol.PlanPlanned {
-		writeDryRun(w, detail)
+		dryRun{PlanDetail: detail}.write(w)
 		return
 	}
 	_, _ = fmt.Fprintf(w, "plan %s of job %s: %s\n", plan.ID, plan.Job, plan.State)

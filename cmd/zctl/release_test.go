@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -247,7 +246,7 @@ func TestNothingIsReleasedWhenTheOperatorGivesUp(t *testing.T) {
 	<-answer.asked
 	cancel()
 	require.Equal(t, exitFailed, <-done, "%s", errOut)
-	require.Regexp(t, regexp.MustCompile(`Release these \d+\? \[y/N\]`), errOut.String())
+	require.Regexp(t, `Release these \d+\? \[y/N\]`, errOut.String())
 	require.Equal(t, before, b.kept("alpha", "tank/data"))
 }
 

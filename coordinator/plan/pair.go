@@ -51,7 +51,9 @@ func (p *pair) plan() Result {
 	from, index, found := common(p.sourceVersions, p.receiverSnapshots, p.target.JobIDOf(p.job.Name))
 	switch {
 	case found:
-		return p.incremental(from, p.receiverSnapshots[index], p.receiverSnapshots[index+1:])
+		result := p.incremental(from, p.receiverSnapshots[index], p.receiverSnapshots[index+1:])
+		result.Common = &from
+		return result
 	case len(p.receiverSnapshots) > 0 && p.receiver.Placeholder:
 		return p.conflict(p.placeholderHasSnapshots())
 	case len(p.receiverSnapshots) > 0:
@@ -221,7 +223,11 @@ func anyHeld(snapshots []protocol.Version) bool {
 }
 
 func (p *pair) result(steps []protocol.Step, initial bool) Result {
-	return Result{Filesystem: p.filesystem, TargetFilesystem: p.targetFilesystem, Steps: steps, Initial: initial}
+	result := Result{Filesystem: p.filesystem, TargetFilesystem: p.targetFilesystem, Steps: steps, Initial: initial}
+	if p.receiver != nil {
+		result.Partial = p.receiver.Resume
+	}
+	return result
 }
 
 func (p *pair) nothing(note string) Result {

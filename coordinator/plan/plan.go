@@ -32,6 +32,11 @@ type Result struct {
 	TargetFilesystem string
 	// Steps are in the order in which they have to be done. Each but the first needs the one before it.
 	Steps []protocol.Step
+	// Common is the newest version that both sides have, as the source has it: a snapshot, or a bookmark where the source has
+	// lost the snapshot. It is nil where there is none.
+	Common *protocol.Version
+	// Partial is what the target has half received, whether a step goes on with it or not; nil if there is nothing.
+	Partial *protocol.ResumeState
 	// Conflict is why no step can be planned; nil where there is none. A result with a conflict has no steps.
 	Conflict *Conflict
 	// Parent is the nearest ancestor among the planned filesystems that has to be created on the target before this one;
