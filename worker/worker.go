@@ -101,10 +101,11 @@ func New(config Config) (*Worker, error) {
 // is running any more. An error says that the worker could not start.
 func (w *Worker) Run(ctx context.Context) error {
 	w.started = time.Now().UTC()
-	switch _, err := w.config.ZFS.Features(ctx); {
-	case ctx.Err() != nil:
-		return nil
-	case err != nil:
+	_, err := w.config.ZFS.Features(ctx)
+	if ctx.Err() != nil {
+		return nil //nolint:nilerr // a worker that is stopped while it starts has not failed
+	}
+	if err != nil {
 		return fmt.Errorf("worker of %s: is OpenZFS installed? %w", w.config.Host, err)
 	}
 	listener, err := tcp.Listen(ctx, w.config.Data)
