@@ -97,3 +97,26 @@ func TestForgedItemsAreRefused(t *testing.T) {
 	require.Len(t, versions, 1, "no bookmark was made")
 	require.Empty(t, versions[0].Holds)
 }
+
+func TestAForgedItemCannotReplaceAFilesystemOfSomebodyElse(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.tree(1, 1)
+	p.zfs(p.bravo, "create", "backup/alpha/tank")
+	p.zfs(p.bravo, "create", "backup/alpha/tank/data")
+	require.NoError(t, p.bravo.Write("backup/alpha/tank/data", "precious", []byte("the only copy")))
+	p.startAll()
+	to := snapshotsOf(t, p.alpha, "tank/data")[0]
+	item := p.forged(protocol.RoleRecv, protocol.Step{
+		Filesystem: "tank/data", TargetFilesystem: "backup/alpha/tank/data", Initial: true,
+		To: protocol.Version{Type: protocol.Snapshot, Name: to.Name, GUID: to.GUID, CreateTXG: to.CreateTXG},
+	})
+	item.Recv.ForceRollback = true
+	_, err := protocol.PublishWork(t.Context(), p.Resources.JetStream, item)
+	require.NoError(t, err)
+	event := p.waitForEvent(item.Ref, protocol.EventFailed)
+	require.Equal(t, protocol.Conflict, event.Failure.Kind, "%+v", event.Failure)
+	kept, err := p.bravo.Read("backup/alpha/tank/data", "precious")
+	require.NoError(t, err)
+	require.Equal(t, "the only copy", string(kept))
+}

@@ -76,6 +76,11 @@ func (c *claim) prepareReceive(ctx context.Context) (*receiving, error) {
 		return r, c.protectReceived(ctx, r, to, &dataset)
 	}
 	if c.item.Step.From == nil && !r.placeholder {
+		if dataset.ReceiveResumeToken == "" {
+			// With -F, a full stream would replace it. The plan does not ask for that, but pools change, and items can be forged.
+			return nil, protocol.Failf(protocol.Conflict, "%s exists, and is neither a placeholder nor partially received, so it is"+
+				" somebody else's: rename or destroy it, or replicate to another root", target)
+		}
 		r.denyPlaceholder()
 	}
 	if c.item.Step.From != nil {
