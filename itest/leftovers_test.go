@@ -58,7 +58,7 @@ func (s *stand) cleanLeftovers(protection protocol.Protection, warm bool) {
 	s.Submit(job)
 	s.startWorkers()
 	for n := range 3 {
-		s.write(data, uint64(n+1), 64<<10) //nolint:gosec // 1 to 3
+		s.write(data, uint64(n+1), 64<<10)
 		run(s.t, s.stopSource, "snapshot", fmt.Sprintf("%s@s%d", data, n))
 	}
 	s.MustRun("prod")
