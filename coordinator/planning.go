@@ -81,7 +81,7 @@ func (r *runner) loadSpec(ctx context.Context) (protocol.Job, error) {
 		}
 		return *r.request.Spec, r.request.Spec.Validate()
 	}
-	jobs := store{plans: r.resources.Jobs, revisions: map[string]uint64{}}
+	jobs := store{bucket: r.resources.Jobs, revisions: map[string]uint64{}}
 	var spec protocol.Job
 	found, err := jobs.load(ctx, protocol.JobKey(r.request.Job), &spec)
 	if err != nil {

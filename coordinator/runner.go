@@ -66,7 +66,7 @@ func newRunner(c *Coordinator, request protocol.PlanRequest) *runner {
 	return &runner{
 		resources:   c.config.Resources,
 		asker:       asker{c.config.Conn},
-		store:       store{plans: c.config.Resources.Plans, revisions: map[string]uint64{}},
+		store:       store{bucket: c.config.Resources.Plans, revisions: map[string]uint64{}},
 		logger:      c.config.Logger.With(slog.String("plan", string(request.Plan)), slog.String("job", request.Job)),
 		tracer:      c.tracer,
 		request:     request,
@@ -200,7 +200,7 @@ func (r *runner) makeTasks(ctx context.Context) (ended bool, err error) {
 	revisions := make([]uint64, len(tasks))
 	for i, t := range tasks {
 		group.Go(func() error {
-			one := store{plans: r.store.plans, revisions: map[string]uint64{}}
+			one := store{bucket: r.store.bucket, revisions: map[string]uint64{}}
 			key := protocol.TaskKey(t.Plan, t.Number)
 			// A predecessor may have died in the middle of storing its tasks; they were never acted on.
 			var old protocol.Task

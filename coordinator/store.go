@@ -20,7 +20,7 @@ var errDeposed = errors.New("another coordinator has written the plan's records:
 
 // store writes the records of one plan. It is used by one goroutine at a time, but for the tasks of distinct numbers.
 type store struct {
-	plans     jetstream.KeyValue
+	bucket    jetstream.KeyValue
 	revisions map[string]uint64
 }
 
@@ -78,10 +78,10 @@ func (s *store) write(ctx context.Context, key string, value any, last uint64) e
 	}
 	tried := false
 	revision, err := retry(ctx, "write "+key, func(ctx context.Context) (uint64, error) {
-		revision, err := s.plans.Update(ctx, key, data, last)
+		revision, err := s.bucket.Update(ctx, key, data, last)
 		if err != nil && tried && isWrongRevision(err) {
 			// The answer to the try before may have been lost, with its effect done.
-			if entry, getErr := s.plans.Get(ctx, key); getErr == nil && string(entry.Value()) == string(data) {
+			if entry, getErr := s.bucket.Get(ctx, key); getErr == nil && string(entry.Value()) == string(data) {
 				return entry.Revision(), nil
 			}
 		}
@@ -110,7 +110,7 @@ func isWrongRevision(err error) bool {
 // load reads a record; found is false when there is none.
 func (s *store) load(ctx context.Context, key string, value any) (found bool, err error) {
 	entry, err := retry(ctx, "read "+key, func(ctx context.Context) (jetstream.KeyValueEntry, error) {
-		return s.plans.Get(ctx, key)
+		return s.bucket.Get(ctx, key)
 	})
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return false, nil

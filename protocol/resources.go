@@ -172,43 +172,50 @@ func ensure(ctx context.Context, try func() error) error {
 }
 
 func ensureStream(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig, replicas int) error {
-	stream, err := js.Stream(ctx, config.Name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		config.Replicas = max(replicas, 1)
-		_, err = js.CreateStream(ctx, config)
-		return err
-	}
-	if err != nil {
-		return err
-	}
-	existing := stream.CachedInfo().Config
+	existing, replicas, err := existingConfig(ctx, js, config.Name, replicas)
 	config.Replicas = replicas
-	if replicas == 0 {
-		config.Replicas = existing.Replicas
+	switch {
+	case err != nil:
+	case existing == nil:
+		_, err = js.CreateStream(ctx, config)
+	default:
+		config.Placement = existing.Placement
+		_, err = js.UpdateStream(ctx, config)
 	}
-	config.Placement = existing.Placement
-	_, err = js.UpdateStream(ctx, config)
 	return err
 }
 
 func ensureBucket(ctx context.Context, js jetstream.JetStream, config jetstream.KeyValueConfig, replicas int) error {
-	stream, err := js.Stream(ctx, "KV_"+config.Bucket)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		config.Replicas = max(replicas, 1)
+	existing, replicas, err := existingConfig(ctx, js, "KV_"+config.Bucket, replicas)
+	config.Replicas = replicas
+	switch {
+	case err != nil:
+	case existing == nil:
 		_, err = js.CreateKeyValue(ctx, config)
-		return err
+	default:
+		config.Placement = existing.Placement
+		_, err = js.UpdateKeyValue(ctx, config)
+	}
+	return err
+}
+
+// existingConfig is the configuration of a stream that is there already, nil if it is not, with the replicas that it is to
+// have: those asked for, or where none are, those that it has, or 1.
+func existingConfig(
+	ctx context.Context, js jetstream.JetStream, name string, replicas int,
+) (*jetstream.StreamConfig, int, error) {
+	stream, err := js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, max(replicas, 1), nil
 	}
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
 	existing := stream.CachedInfo().Config
-	config.Replicas = replicas
 	if replicas == 0 {
-		config.Replicas = existing.Replicas
+		replicas = existing.Replicas
 	}
-	config.Placement = existing.Placement
-	_, err = js.UpdateKeyValue(ctx, config)
-	return err
+	return &existing, replicas, nil
 }
 
 // OpenResources opens the streams and buckets that a coordinator has created. Where some are not there, its error is a

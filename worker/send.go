@@ -25,16 +25,25 @@ type sending struct {
 	expected uint64
 }
 
+// source looks at the step's filesystem, if this host's policy allows to send it.
+func (c *claim) source(ctx context.Context) (zfs.Dataset, error) {
+	filesystem, w := c.item.Step.Filesystem, c.worker
+	if err := w.config.Policy.allowSend(w.config.Host, filesystem); err != nil {
+		return zfs.Dataset{}, err
+	}
+	dataset, err := w.keeper.Dataset(ctx, filesystem)
+	if err != nil {
+		return zfs.Dataset{}, fmt.Errorf("look at %s: %w", filesystem, err)
+	}
+	return dataset, nil
+}
+
 // prepareSend compares the step with this host's policy and pool. A resume token that is not one of this very send gives a
 // *tokenRefused.
 func (c *claim) prepareSend(ctx context.Context, token string) (*sending, error) {
-	step, w := c.item.Step, c.worker
-	if err := w.config.Policy.allowSend(w.config.Host, step.Filesystem); err != nil {
-		return nil, err
-	}
-	dataset, err := w.keeper.Dataset(ctx, step.Filesystem)
+	dataset, err := c.source(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("look at %s: %w", step.Filesystem, err)
+		return nil, err
 	}
 	return c.validateSend(ctx, dataset, token)
 }
@@ -236,13 +245,10 @@ func (c *claim) refuseToken(ctx context.Context, offer protocol.Offer, header pr
 // settleOnly does what is left of a step whose stream the receiver has already: its offer says so, and is its confirmation.
 // Its snapshot may be gone by now, where nothing held it; a bookmark of it does as well.
 func (c *claim) settleOnly(ctx context.Context) error {
-	step, w := c.item.Step, c.worker
-	if err := w.config.Policy.allowSend(w.config.Host, step.Filesystem); err != nil {
-		return err
-	}
-	dataset, err := w.keeper.Dataset(ctx, step.Filesystem)
+	step := c.item.Step
+	dataset, err := c.source(ctx)
 	if err != nil {
-		return fmt.Errorf("look at %s: %w", step.Filesystem, err)
+		return err
 	}
 	to, found := versionByGUID(dataset, step.To, false)
 	if !found {
