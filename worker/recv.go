@@ -16,6 +16,7 @@ import (
 
 	"github.com/zfleet/zfleet/abstractions"
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 	"github.com/zfleet/zfleet/worker/transport/tcp"
 	"github.com/zfleet/zfleet/zfs"
 )
@@ -338,7 +339,7 @@ func (c *claim) copyToPool(ctx context.Context, r *receiving, connection *tcp.In
 		return nil
 	})
 	group.Go(func() error {
-		bytes, copyError = connection.CopyTo(ctx, writer, tcp.CopyOptions{Stall: c.item.Deadlines.Stall.Std()})
+		bytes, copyError = connection.CopyTo(ctx, writer, transport.CopyOptions{Stall: c.item.Deadlines.Stall.Std()})
 		if closeError := writer.Close(); copyError == nil {
 			copyError = closeError
 		}

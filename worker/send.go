@@ -11,6 +11,7 @@ import (
 
 	"github.com/zfleet/zfleet/abstractions"
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 	"github.com/zfleet/zfleet/worker/transport/tcp"
 	"github.com/zfleet/zfleet/zfs"
 )
@@ -198,7 +199,7 @@ func (c *claim) stream(
 	}()
 	meter := c.reporter.newMeter(ctx, s.expected, s.resumed)
 	defer meter.stop()
-	if _, err := connection.CopyFrom(ctx, stream, tcp.CopyOptions{Stall: deadlines.Stall.Std(), Bytes: &meter.bytes}); err != nil {
+	if _, err := connection.CopyFrom(ctx, stream, transport.CopyOptions{Stall: deadlines.Stall.Std(), Bytes: &meter.bytes}); err != nil {
 		// A zfs send that fails in the middle may have lost its snapshot, or met a pool in trouble; the next try shows.
 		return nil, protocol.AsFailure(fmt.Errorf("send %s: %w", c.item.Step.To.Full(c.item.Step.Filesystem), err),
 			protocol.Transient)

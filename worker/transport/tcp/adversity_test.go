@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 	"github.com/zfleet/zfleet/worker/transport/tcp"
 )
 
@@ -127,7 +128,7 @@ func attempt(t testing.TB, expectation *tcp.Expectation, offer protocol.Offer, r
 		}
 		defer incoming.Close()
 		var received bytes.Buffer
-		_, result.recvErr = incoming.CopyTo(ctx, &received, tcp.CopyOptions{Stall: stall})
+		_, result.recvErr = incoming.CopyTo(ctx, &received, transport.CopyOptions{Stall: stall})
 		result.received = received.Bytes()
 		_ = incoming.Confirm(ctx, protocol.Confirmation{ToGUID: 2, Failure: protocol.AsFailure(result.recvErr, protocol.Transient)})
 	})
@@ -138,7 +139,7 @@ func attempt(t testing.TB, expectation *tcp.Expectation, offer protocol.Offer, r
 			return err
 		}
 		defer outgoing.Close()
-		if _, err := outgoing.CopyFrom(ctx, r, tcp.CopyOptions{}); err != nil {
+		if _, err := outgoing.CopyFrom(ctx, r, transport.CopyOptions{}); err != nil {
 			return err
 		}
 		_, err = outgoing.Confirmation(ctx)
@@ -491,9 +492,9 @@ func TestCancelledSenderTellsTheReceiver(t *testing.T) {
 		defer w.Close()
 		var sending sync.WaitGroup
 		var sendErr error
-		sending.Go(func() { _, sendErr = outgoing.CopyFrom(ctx, r, tcp.CopyOptions{}) })
+		sending.Go(func() { _, sendErr = outgoing.CopyFrom(ctx, r, transport.CopyOptions{}) })
 		cancel()
-		_, err = incoming.CopyTo(testContext(t), io.Discard, tcp.CopyOptions{})
+		_, err = incoming.CopyTo(testContext(t), io.Discard, transport.CopyOptions{})
 		requireKind(t, protocol.Cancelled, err)
 		require.NoError(t, incoming.Close())
 		sending.Wait()
@@ -514,14 +515,14 @@ func TestCancelledReceiverTellsTheSender(t *testing.T) {
 		var receiving sync.WaitGroup
 		var recvErr, confirmErr error
 		receiving.Go(func() {
-			_, recvErr = incoming.CopyTo(ctx, w, tcp.CopyOptions{})
+			_, recvErr = incoming.CopyTo(ctx, w, transport.CopyOptions{})
 			confirmErr = incoming.Confirm(testContext(t), protocol.Confirmation{Failure: protocol.AsFailure(recvErr, protocol.Transient)})
 		})
 		var once sync.Once
 		_, err = outgoing.CopyFrom(testContext(t), readerFunc(func(p []byte) (int, error) {
 			once.Do(cancel)
 			return len(p), nil
-		}), tcp.CopyOptions{})
+		}), transport.CopyOptions{})
 		requireKind(t, protocol.Cancelled, err)
 		receiving.Wait()
 		requireKind(t, protocol.Cancelled, recvErr)
@@ -542,7 +543,7 @@ func TestReceiverThatDiesIsATransientFailure(t *testing.T) {
 		_, err := outgoing.CopyFrom(testContext(t), readerFunc(func(p []byte) (int, error) {
 			once.Do(func() { _ = incoming.Close() })
 			return len(p), nil
-		}), tcp.CopyOptions{})
+		}), transport.CopyOptions{})
 		requireKind(t, protocol.Transient, err)
 	})
 }
@@ -551,7 +552,7 @@ func TestIncompleteStreamCannotBeConfirmed(t *testing.T) {
 	t.Parallel()
 	outgoing, incoming := pair(t, true, time.Minute)
 	require.NoError(t, outgoing.Close())
-	_, err := incoming.CopyTo(testContext(t), io.Discard, tcp.CopyOptions{})
+	_, err := incoming.CopyTo(testContext(t), io.Discard, transport.CopyOptions{})
 	requireKind(t, protocol.Transient, err)
 	require.ErrorContains(t, incoming.Confirm(testContext(t), protocol.Confirmation{ToGUID: 2}), "cannot be confirmed")
 }
@@ -583,7 +584,7 @@ func TestAbortBeforeTheStream(t *testing.T) {
 		aborting.Go(func() {
 			outgoing.Abort(testContext(t), protocol.Failf(protocol.Policy, "this host does not send that"))
 		})
-		_, err := incoming.CopyTo(testContext(t), io.Discard, tcp.CopyOptions{})
+		_, err := incoming.CopyTo(testContext(t), io.Discard, transport.CopyOptions{})
 		requireKind(t, protocol.Policy, err)
 		require.NoError(t, incoming.Close())
 		aborting.Wait()
@@ -594,11 +595,11 @@ func TestFinishDecidesWhetherTheStreamWasWhole(t *testing.T) {
 	t.Parallel()
 	bothModes(t, func(t *testing.T, secure bool) {
 		t.Helper()
-		for name, reader := range map[string]func(t *testing.T) (io.Reader, tcp.CopyOptions){
-			"by option": func(*testing.T) (io.Reader, tcp.CopyOptions) {
-				return bytes.NewReader([]byte("half")), tcp.CopyOptions{Finish: func() error { return errors.New("zfs send was killed") }}
+		for name, reader := range map[string]func(t *testing.T) (io.Reader, transport.CopyOptions){
+			"by option": func(*testing.T) (io.Reader, transport.CopyOptions) {
+				return bytes.NewReader([]byte("half")), transport.CopyOptions{Finish: func() error { return errors.New("zfs send was killed") }}
 			},
-			"by the stream itself": func(t *testing.T) (io.Reader, tcp.CopyOptions) {
+			"by the stream itself": func(t *testing.T) (io.Reader, transport.CopyOptions) {
 				t.Helper()
 				r, w, err := os.Pipe()
 				require.NoError(t, err)
@@ -606,7 +607,7 @@ func TestFinishDecidesWhetherTheStreamWasWhole(t *testing.T) {
 				_, err = w.WriteString("half")
 				require.NoError(t, err)
 				require.NoError(t, w.Close())
-				return &handedStream{Reader: iotest.ErrReader(errors.New("read past the file")), file: r, end: errors.New("zfs send was killed")}, tcp.CopyOptions{}
+				return &handedStream{Reader: iotest.ErrReader(errors.New("read past the file")), file: r, end: errors.New("zfs send was killed")}, transport.CopyOptions{}
 			},
 		} {
 			t.Run(name, func(t *testing.T) {
@@ -617,7 +618,7 @@ func TestFinishDecidesWhetherTheStreamWasWhole(t *testing.T) {
 				var sendErr error
 				sending.Go(func() { _, sendErr = outgoing.CopyFrom(testContext(t), r, opts) })
 				var received bytes.Buffer
-				_, err := incoming.CopyTo(testContext(t), &received, tcp.CopyOptions{})
+				_, err := incoming.CopyTo(testContext(t), &received, transport.CopyOptions{})
 				require.ErrorContains(t, err, "zfs send was killed")
 				require.Equal(t, "half", received.String())
 				require.NoError(t, incoming.Close())

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 	"github.com/zfleet/zfleet/worker/transport/tcp"
 )
 
@@ -127,7 +128,7 @@ func benchmarkOne(b *testing.B, secure, splice bool) {
 	running.Go(func() { feed(b, sendW) })
 	running.Go(func() { swallow(b, recvR) })
 	running.Go(func() {
-		_, err := incoming.CopyTo(ctx, writer, tcp.CopyOptions{})
+		_, err := incoming.CopyTo(ctx, writer, transport.CopyOptions{})
 		if err != nil {
 			b.Error(err)
 		}
@@ -136,7 +137,7 @@ func benchmarkOne(b *testing.B, secure, splice bool) {
 			b.Error(err)
 		}
 	})
-	_, err = outgoing.CopyFrom(ctx, reader, tcp.CopyOptions{})
+	_, err = outgoing.CopyFrom(ctx, reader, transport.CopyOptions{})
 	require.NoError(b, err)
 	_, err = outgoing.Confirmation(ctx)
 	require.NoError(b, err)
@@ -159,11 +160,11 @@ func BenchmarkStep(b *testing.B) {
 				require.NoError(b, err)
 				var receiving sync.WaitGroup
 				receiving.Go(func() {
-					_, _ = incoming.CopyTo(ctx, io.Discard, tcp.CopyOptions{})
+					_, _ = incoming.CopyTo(ctx, io.Discard, transport.CopyOptions{})
 					_ = incoming.Confirm(ctx, protocol.Confirmation{ToGUID: 2})
 					_ = incoming.Close()
 				})
-				_, err = outgoing.CopyFrom(ctx, bytes.NewReader(make([]byte, 1000)), tcp.CopyOptions{})
+				_, err = outgoing.CopyFrom(ctx, bytes.NewReader(make([]byte, 1000)), transport.CopyOptions{})
 				require.NoError(b, err)
 				_, err = outgoing.Confirmation(ctx)
 				require.NoError(b, err)

@@ -12,43 +12,22 @@ import (
 	"time"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 )
-
-// IdleFactor is the default of CopyOptions.Idle in stall times.
-const IdleFactor = 10
 
 // copyBuffer is how much of the stream is read and written at once where it is copied through the process.
 const copyBuffer = 256 << 10
 
-// CopyOptions bound a copy and make it visible.
-type CopyOptions struct {
-	// Stall is how long the peer may give no sign of life, which is any byte from it, before the copy fails with a
-	// transient failure. Zero is DefaultStall, and on the sender's side the stall time given to Dial. Both sides of a
-	// step take it from the same work item: each gives signs of life at a third of the sender's.
-	Stall time.Duration
-	// Idle is how long no byte of the stream may move although the peer lives, before the copy fails with a transient
-	// failure. It bounds a zfs send that finds nothing to send and a zfs recv that takes nothing, either of which can be
-	// at honest work for minutes. Zero is IdleFactor times Stall. A copy may overrun it by a quarter.
-	Idle time.Duration
-	// Bytes, where it is not nil, is increased by the bytes of the stream as they move, so that others can watch the
-	// copy without slowing it.
-	Bytes *atomic.Int64
-	// Finish, where it is not nil, is called by CopyFrom once the reader is at its end, and says whether what was read
-	// is the whole stream: an error aborts it. It is for readers whose end does not say so, as the pipe from a child
-	// that may have died. It must be bounded by itself. CopyTo does not use it.
-	Finish func() error
-}
-
-func (o CopyOptions) stallOr(otherwise time.Duration) time.Duration {
+func stallOr(o transport.CopyOptions, otherwise time.Duration) time.Duration {
 	if o.Stall <= 0 {
 		return otherwise
 	}
 	return max(o.Stall, minStall)
 }
 
-func (o CopyOptions) idle(stall time.Duration) time.Duration {
+func idleOf(o transport.CopyOptions, stall time.Duration) time.Duration {
 	if o.Idle <= 0 {
-		return IdleFactor * stall
+		return transport.IdleFactor * stall
 	}
 	return max(o.Idle, minStall)
 }

@@ -72,12 +72,12 @@
 // Three bounds keep a dead peer from being waited for, and a slow one from being killed:
 //
 //   - Silence. Each side that waits for bytes from its peer gives up when none came for the stall time
-//     ([CopyOptions.Stall]); any byte is a sign of life, however slowly they trickle. Both sides give one at least at
+//     ([transport.CopyOptions.Stall]); any byte is a sign of life, however slowly they trickle. Both sides give one at least at
 //     every third of the sender's stall time, which the hello names: the receiver from accept until its confirmation,
 //     while zfs recv takes nothing and while the step is settled; the sender while zfs send gives nothing. A receiver
 //     that is blocked by zfs recv does not read, and does not miss what it does not read; its sender is blocked in turn
 //     by TCP's flow control, and sees the signs of life.
-//   - Standstill. A copy in which no byte of the stream has moved for the idle time ([CopyOptions.Idle], ten stall times
+//   - Standstill. A copy in which no byte of the stream has moved for the idle time ([transport.CopyOptions.Idle], ten stall times
 //     if not set) fails though both sides live: a hanging zfs send or zfs recv.
 //   - After the stream's end, the sender waits for the confirmation as long as its context says, and the receiver lives.
 //

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 )
 
 // said is a connection on which everything has been said already.
@@ -39,7 +40,7 @@ func receiveAll(t testing.TB, frames ...[]byte) ([]byte, error) {
 	l, _ := saying(frames...)
 	incoming := &Incoming{link: l, header: pipeHeader}
 	var received bytes.Buffer
-	n, err := incoming.CopyTo(t.Context(), &received, CopyOptions{})
+	n, err := incoming.CopyTo(t.Context(), &received, transport.CopyOptions{})
 	require.EqualValues(t, received.Len(), n)
 	return received.Bytes(), err
 }
@@ -126,7 +127,7 @@ func TestWriterFailureIsTheError(t *testing.T) {
 	r, w := io.Pipe()
 	gone := errors.New("zfs recv is gone")
 	require.NoError(t, r.CloseWithError(gone))
-	_, err := incoming.CopyTo(t.Context(), w, CopyOptions{})
+	_, err := incoming.CopyTo(t.Context(), w, transport.CopyOptions{})
 	require.ErrorIs(t, err, gone)
 }
 

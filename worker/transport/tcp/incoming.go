@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 )
 
 // Incoming is the receiver's side of one connection, authenticated and with its header read. From its making until
@@ -48,12 +49,12 @@ func (c *Incoming) RemoteAddr() net.Addr { return c.link.socket.RemoteAddr() }
 // After any of them the connection is good for a Confirm with a failure. CopyTo does not close w, unless it has to
 // interrupt a Write and w has no write deadlines. Where w is a pipe, or has a method File() *os.File that gives one,
 // and the connection is plain TCP on Linux, the bytes are spliced.
-func (c *Incoming) CopyTo(ctx context.Context, w io.Writer, opts CopyOptions) (int64, error) {
-	stall := opts.stallOr(DefaultStall)
+func (c *Incoming) CopyTo(ctx context.Context, w io.Writer, opts transport.CopyOptions) (int64, error) {
+	stall := stallOr(opts, DefaultStall)
 	c.link.socket.expectLife(stall)
 	m := &meter{visible: opts.Bytes}
 	file := fileOf(w)
-	stop := watch(ctx, context.Background(), m, opts.idle(stall), func(cause error) {
+	stop := watch(ctx, context.Background(), m, idleOf(opts, stall), func(cause error) {
 		c.link.socket.stopReading(cause)
 		interruptWriter(w, file)
 	})

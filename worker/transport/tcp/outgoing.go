@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 )
 
 var (
@@ -85,14 +86,14 @@ func (o *Outgoing) listen() error {
 // Where r has the methods File() *os.File and Wait() error, as zfs.SendStream does, the file is read in the place of r,
 // and at its end Wait says whether it was the whole stream. Where r or that file is a pipe and the connection is plain
 // TCP on Linux, the bytes are spliced.
-func (o *Outgoing) CopyFrom(ctx context.Context, r io.Reader, opts CopyOptions) (int64, error) {
-	stall := opts.stallOr(o.stall)
+func (o *Outgoing) CopyFrom(ctx context.Context, r io.Reader, opts transport.CopyOptions) (int64, error) {
+	stall := stallOr(opts, o.stall)
 	if stall != o.stall {
 		o.link.socket.expectLife(stall)
 	}
 	from := newSource(r)
 	m := &meter{visible: opts.Bytes}
-	stop := watch(ctx, o.listening, m, opts.idle(stall), func(error) {
+	stop := watch(ctx, o.listening, m, idleOf(opts, stall), func(error) {
 		o.link.socket.stopWriting()
 		from.interrupt()
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 )
 
 var pipeHeader = protocol.StreamHeader{
@@ -50,7 +51,7 @@ func TestReceiverNoticesSilentSender(t *testing.T) {
 		go mute(there)
 		incoming := pipeIncoming(here, time.Minute)
 		start := time.Now()
-		_, err := incoming.CopyTo(t.Context(), io.Discard, CopyOptions{Stall: time.Minute})
+		_, err := incoming.CopyTo(t.Context(), io.Discard, transport.CopyOptions{Stall: time.Minute})
 		requireTransient(t, err, "no sign of life for 1m0s")
 		require.Equal(t, time.Minute, time.Since(start))
 		require.NoError(t, incoming.Close())
@@ -66,7 +67,7 @@ func TestReceiverNoticesSilenceWithinFrame(t *testing.T) {
 		incoming := pipeIncoming(here, time.Minute)
 		go func() { _, _ = there.Write(frame(frameData, []byte("half of it"))[:frameHeaderSize+4]) }()
 		var received bytes.Buffer
-		n, err := incoming.CopyTo(t.Context(), &received, CopyOptions{Stall: time.Minute})
+		n, err := incoming.CopyTo(t.Context(), &received, transport.CopyOptions{Stall: time.Minute})
 		requireTransient(t, err, "no sign of life for 1m0s")
 		require.Equal(t, "half", received.String(), "what arrived is kept for a resumption")
 		require.EqualValues(t, 4, n)
@@ -91,7 +92,7 @@ func TestSenderNoticesSilentReceiver(t *testing.T) {
 				outgoing := pipeOutgoing(here, time.Minute)
 				start := time.Now()
 				r, done := reader()
-				_, err := outgoing.CopyFrom(t.Context(), r, CopyOptions{})
+				_, err := outgoing.CopyFrom(t.Context(), r, transport.CopyOptions{})
 				requireTransient(t, err, "no sign of life for 1m0s")
 				require.Equal(t, time.Minute, time.Since(start))
 				require.NoError(t, outgoing.Close())
@@ -113,7 +114,7 @@ func TestSenderNoticesSilenceWhileWaitingForConfirmation(t *testing.T) {
 		here, there := net.Pipe()
 		go mute(there)
 		outgoing := pipeOutgoing(here, time.Minute)
-		_, err := outgoing.CopyFrom(t.Context(), bytes.NewReader([]byte("stream")), CopyOptions{})
+		_, err := outgoing.CopyFrom(t.Context(), bytes.NewReader([]byte("stream")), transport.CopyOptions{})
 		require.NoError(t, err)
 		_, err = outgoing.Confirmation(t.Context())
 		requireTransient(t, err, "no sign of life for 1m0s")
@@ -122,7 +123,7 @@ func TestSenderNoticesSilenceWhileWaitingForConfirmation(t *testing.T) {
 }
 
 // sides runs both sides of a transfer over a net.Pipe and gives both errors.
-func sides(t *testing.T, r io.Reader, w io.Writer, opts CopyOptions) (sendErr, recvErr error) {
+func sides(t *testing.T, r io.Reader, w io.Writer, opts transport.CopyOptions) (sendErr, recvErr error) {
 	t.Helper()
 	here, there := net.Pipe()
 	outgoing, incoming := pipeOutgoing(here, opts.Stall), pipeIncoming(there, opts.Stall)
@@ -167,7 +168,7 @@ func TestSlowSidesAreNotKilled(t *testing.T) {
 	const stream = "a stream of a few bytes"
 	synctest.Test(t, func(t *testing.T) {
 		w := &slowWriter{pause: 9 * time.Minute}
-		sendErr, recvErr := sides(t, bytes.NewReader([]byte(stream)), w, CopyOptions{Stall: time.Minute})
+		sendErr, recvErr := sides(t, bytes.NewReader([]byte(stream)), w, transport.CopyOptions{Stall: time.Minute})
 		require.NoError(t, sendErr, "slow zfs recv")
 		require.NoError(t, recvErr, "slow zfs recv")
 		require.Equal(t, stream, w.String())
@@ -175,7 +176,7 @@ func TestSlowSidesAreNotKilled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var w bytes.Buffer
 		r := &slowReader{Reader: bytes.NewReader([]byte(stream)), pause: 9 * time.Minute}
-		sendErr, recvErr := sides(t, r, &w, CopyOptions{Stall: time.Minute})
+		sendErr, recvErr := sides(t, r, &w, transport.CopyOptions{Stall: time.Minute})
 		require.NoError(t, sendErr, "slow zfs send")
 		require.NoError(t, recvErr, "slow zfs send")
 		require.Equal(t, stream, w.String())
@@ -196,7 +197,7 @@ func TestStandstillIsNoticedThoughBothLive(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			r, w := io.Pipe()
-			sendErr, recvErr := sides(t, r, io.Discard, CopyOptions{Stall: time.Minute, Idle: time.Hour})
+			sendErr, recvErr := sides(t, r, io.Discard, transport.CopyOptions{Stall: time.Minute, Idle: time.Hour})
 			requireStandstill(t, sendErr, recvErr, "no byte of the stream moved for 1h0m0s")
 			_, err := w.Write([]byte("x"))
 			require.ErrorIs(t, err, io.ErrClosedPipe, "the reader was not closed")
@@ -206,7 +207,7 @@ func TestStandstillIsNoticedThoughBothLive(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			_, w := io.Pipe()
-			sendErr, recvErr := sides(t, neverEnding{}, w, CopyOptions{Stall: time.Minute})
+			sendErr, recvErr := sides(t, neverEnding{}, w, transport.CopyOptions{Stall: time.Minute})
 			requireStandstill(t, sendErr, recvErr, "no byte of the stream moved for 10m0s")
 		})
 	})
@@ -219,7 +220,7 @@ func TestConfirmationMayTakeLong(t *testing.T) {
 		outgoing, incoming := pipeOutgoing(here, time.Minute), pipeIncoming(there, time.Minute)
 		var receiving sync.WaitGroup
 		receiving.Go(func() {
-			_, err := incoming.CopyTo(t.Context(), io.Discard, CopyOptions{Stall: time.Minute})
+			_, err := incoming.CopyTo(t.Context(), io.Discard, transport.CopyOptions{Stall: time.Minute})
 			if err == nil {
 				time.Sleep(5 * time.Hour) // synthetic time
 				err = incoming.Confirm(t.Context(), protocol.Confirmation{ToGUID: 2})
@@ -228,7 +229,7 @@ func TestConfirmationMayTakeLong(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		_, err := outgoing.CopyFrom(t.Context(), bytes.NewReader([]byte("stream")), CopyOptions{})
+		_, err := outgoing.CopyFrom(t.Context(), bytes.NewReader([]byte("stream")), transport.CopyOptions{})
 		require.NoError(t, err)
 		confirmation, err := outgoing.Confirmation(t.Context())
 		require.NoError(t, err)
@@ -244,8 +245,8 @@ func TestConfirmationHasADeadline(t *testing.T) {
 		here, there := net.Pipe()
 		outgoing, incoming := pipeOutgoing(here, time.Minute), pipeIncoming(there, time.Minute)
 		var receiving sync.WaitGroup
-		receiving.Go(func() { _, _ = incoming.CopyTo(t.Context(), io.Discard, CopyOptions{}) })
-		_, err := outgoing.CopyFrom(t.Context(), bytes.NewReader([]byte("stream")), CopyOptions{})
+		receiving.Go(func() { _, _ = incoming.CopyTo(t.Context(), io.Discard, transport.CopyOptions{}) })
+		_, err := outgoing.CopyFrom(t.Context(), bytes.NewReader([]byte("stream")), transport.CopyOptions{})
 		require.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()

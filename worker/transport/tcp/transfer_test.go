@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 	"github.com/zfleet/zfleet/worker/transport/tcp"
 )
 
@@ -170,11 +171,11 @@ func transfer(t testing.TB, outgoing *tcp.Outgoing, incoming *tcp.Incoming, over
 	var receiveErr, confirmErr error
 	var received []byte
 	receiving.Go(func() {
-		_, receiveErr = incoming.CopyTo(ctx, writer, tcp.CopyOptions{Bytes: &receivedCount})
+		_, receiveErr = incoming.CopyTo(ctx, writer, transport.CopyOptions{Bytes: &receivedCount})
 		received = finish()
 		confirmErr = incoming.Confirm(ctx, want)
 	})
-	n, err := outgoing.CopyFrom(ctx, reader, tcp.CopyOptions{Bytes: &sentCount})
+	n, err := outgoing.CopyFrom(ctx, reader, transport.CopyOptions{Bytes: &sentCount})
 	require.NoError(t, err)
 	require.EqualValues(t, len(sent), n)
 	got, err := outgoing.Confirmation(ctx)
@@ -204,13 +205,13 @@ func TestReceiverFailsEarly(t *testing.T) {
 			_ = r.Close()
 		})
 		receiving.Go(func() {
-			_, copyErr = incoming.CopyTo(ctx, w, tcp.CopyOptions{})
+			_, copyErr = incoming.CopyTo(ctx, w, transport.CopyOptions{})
 			confirmErr = incoming.Confirm(ctx, protocol.Confirmation{
 				Failure: protocol.Failf(protocol.Conflict, "destination has been modified"),
 			})
 			_ = incoming.Close()
 		})
-		_, err = outgoing.CopyFrom(ctx, endless{}, tcp.CopyOptions{})
+		_, err = outgoing.CopyFrom(ctx, endless{}, transport.CopyOptions{})
 		receiving.Wait()
 		require.NoError(t, w.Close())
 		require.EqualError(t, err, "destination has been modified")
@@ -234,9 +235,9 @@ func TestSenderAborts(t *testing.T) {
 		broken := io.MultiReader(bytes.NewReader(content(1, 100)), iotest.ErrReader(protocol.Failf(protocol.Permanent, "zfs send died")))
 		var sending sync.WaitGroup
 		var sendErr error
-		sending.Go(func() { _, sendErr = outgoing.CopyFrom(ctx, broken, tcp.CopyOptions{}) })
+		sending.Go(func() { _, sendErr = outgoing.CopyFrom(ctx, broken, transport.CopyOptions{}) })
 		var received bytes.Buffer
-		n, err := incoming.CopyTo(ctx, &received, tcp.CopyOptions{})
+		n, err := incoming.CopyTo(ctx, &received, transport.CopyOptions{})
 		require.EqualValues(t, 100, n)
 		var failure *protocol.Failure
 		require.ErrorAs(t, err, &failure, "%v", err)

@@ -1,0 +1,36 @@
+// Package transport holds what the ways of a send stream from one worker to another have in common. Each way is a package
+// below this one: tcp, object. They know nothing of ZFS: they carry bytes, say how much of them moved, and make sure that
+// both sides agree whether that was the whole stream.
+package transport
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
+
+// IdleFactor is the default of CopyOptions.Idle in stall times.
+const IdleFactor = 10
+
+// CopyOptions bound a copy and make it visible.
+type CopyOptions struct {
+	// Stall is how long the peer may give no sign of life, which is any byte from it, before the copy fails with a
+	// transient failure. Zero is the transport's default, and on the sender's side the stall time given when the way was
+	// made. Both sides of a step take it from the same work item: each gives signs of life at a third of the sender's.
+	Stall time.Duration
+	// Idle is how long no byte of the stream may move although the peer lives, before the copy fails with a transient
+	// failure. It bounds a zfs send that finds nothing to send and a zfs recv that takes nothing, either of which can be
+	// at honest work for minutes. Zero is IdleFactor times Stall. A copy may overrun it by a quarter.
+	Idle time.Duration
+	// Bytes, where it is not nil, is increased by the bytes of the stream as they move, so that others can watch the
+	// copy without slowing it.
+	Bytes *atomic.Int64
+	// Limit, where it is not nil, is called before bytes of the stream are moved, with their number, and returns when they
+	// may. Its error, which it must give soon after ctx has ended, ends the copy. The wait is no standstill. It is called
+	// from one goroutine at a time, also where the bytes are spliced; it may be called with more than one second's worth.
+	Limit func(ctx context.Context, bytes int) error
+	// Finish, where it is not nil, is called by the sender's side once the reader is at its end, and says whether what was
+	// read is the whole stream: an error aborts it. It is for readers whose end does not say so, as the pipe from a child
+	// that may have died. It must be bounded by itself. The receiver's side does not use it.
+	Finish func() error
+}
