@@ -250,6 +250,7 @@ func (m *machine) item(t *task) protocol.WorkItem {
 		Send:       spec.Send,
 		Recv:       spec.Recv,
 		Deadlines:  spec.Replication.Deadlines,
+		Delivery:   spec.Replication.Delivery,
 	}
 	if item.Transport == protocol.TransportLocal {
 		item.Role = protocol.RoleSend
@@ -281,7 +282,7 @@ func (m *machine) apply(e protocol.Event, now time.Time) []action {
 		return m.done(t, e, now)
 	case protocol.EventFailed:
 		return m.fail(t, e.Failure, now)
-	case protocol.EventProgress, protocol.EventReceived, protocol.EventDropped:
+	case protocol.EventConnected, protocol.EventProgress, protocol.EventReceived, protocol.EventDropped:
 	}
 	return nil
 }

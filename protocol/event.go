@@ -4,6 +4,7 @@ package protocol
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -16,6 +17,8 @@ const (
 	EventClaimed EventKind = "claimed"
 	// EventOffered: the receiver is ready; the event carries its offer.
 	EventOffered EventKind = "offered"
+	// EventConnected: the sender has found a way to the receiver; the event says which, and why that one.
+	EventConnected EventKind = "connected"
 	// EventProgress: bytes so far. At most two a second for each step and side.
 	EventProgress EventKind = "progress"
 	// EventReceived: the receiver has To, checked and protected, and has confirmed it to the sender.
@@ -48,10 +51,62 @@ type Event struct {
 	Offer    *Offer    `msgpack:"offer,omitempty" json:"-"`
 	Failure  *Failure  `msgpack:"failure,omitempty" json:"failure,omitempty"`
 	Progress *Progress `msgpack:"progress,omitempty" json:"progress,omitempty"`
+	Path     *Path     `msgpack:"path,omitempty" json:"path,omitempty"`
 	// To is the version that a received or done event is about.
 	To *Version `msgpack:"to,omitempty" json:"to,omitempty"`
 	// Note is what an operator should know and that is no failure, such as a partial state that was abandoned.
 	Note string `msgpack:"note,omitempty" json:"note,omitempty"`
+}
+
+// Path is the way that a step's stream takes.
+type Path struct {
+	// Transport is tcp or object.
+	Transport Transport `msgpack:"transport" json:"transport"`
+	// Reverse says that the receiver connected to the sender.
+	Reverse bool `msgpack:"reverse,omitempty" json:"reverse,omitempty"`
+	// Address is the peer's that was connected to.
+	Address string `msgpack:"address,omitempty" json:"address,omitempty"`
+	// TLS says that the connection is encrypted.
+	TLS bool `msgpack:"tls,omitempty" json:"tls,omitempty"`
+	// Reused says that the connection was there from an earlier step.
+	Reused bool `msgpack:"reused,omitempty" json:"reused,omitempty"`
+	// Compression is what is done to the stream on its way; empty is nothing.
+	Compression Compression `msgpack:"compression,omitempty" json:"compression,omitempty"`
+	// Receivers is how many receivers the same zfs send serves.
+	Receivers int `msgpack:"receivers" json:"receivers"`
+	// Reason is why it is this way and no better one: what was tried before, and what became of it.
+	Reason string `msgpack:"reason,omitempty" json:"reason,omitempty"`
+}
+
+// String is for people: "tcp to 10.0.0.2:8410 (TLS)".
+func (p Path) String() string {
+	text := string(p.Transport)
+	switch {
+	case p.Reverse:
+		text += " from the receiver"
+	case p.Address != "":
+		text += " to " + p.Address
+	}
+	var notes []string
+	if p.TLS {
+		notes = append(notes, "TLS")
+	}
+	if p.Reused {
+		notes = append(notes, "reused")
+	}
+	if p.Compression != "" && p.Compression != CompressionNone {
+		notes = append(notes, string(p.Compression))
+	}
+	if p.Receivers > 1 {
+		notes = append(notes, fmt.Sprintf("%d receivers", p.Receivers))
+	}
+	if len(notes) > 0 {
+		text += " (" + strings.Join(notes, ", ") + ")"
+	}
+	if p.Reason != "" {
+		text += ": " + p.Reason
+	}
+	return text
 }
 
 // Progress is how far a step's stream is.
@@ -64,6 +119,10 @@ type Progress struct {
 	Resumed bool `msgpack:"resumed,omitempty" json:"resumed,omitempty"`
 	// Elapsed is the time since the stream began.
 	Elapsed time.Duration `msgpack:"elapsed,omitempty" json:"elapsed_ns,omitempty"`
+	// Rate is in bytes a second, as of late: an exponentially weighted average.
+	Rate uint64 `msgpack:"rate,omitempty" json:"rate,omitempty"`
+	// Remaining is how long the rest will take at that rate; 0 where that is not known.
+	Remaining time.Duration `msgpack:"remaining,omitempty" json:"remaining_ns,omitempty"`
 }
 
 // MessageID de-duplicates the event in its stream. Progress is never de-duplicated.
@@ -84,6 +143,10 @@ func (e Event) Validate() error {
 	}
 	switch e.Kind {
 	case EventClaimed, EventDropped, EventProgress:
+	case EventConnected:
+		if e.Path == nil {
+			return Usagef("event %s of %s has no path", e.Kind, e.Ref)
+		}
 	case EventReceived, EventDone:
 		if e.To == nil {
 			return Usagef("event %s of %s has no version", e.Kind, e.Ref)

@@ -18,6 +18,8 @@ type StreamHeader struct {
 	RefusedToken string `msgpack:"refused_token,omitempty"`
 	// Expected is the stream's estimated size in bytes; 0 where it is not known.
 	Expected uint64 `msgpack:"expected,omitempty"`
+	// Compression is the algorithm that is to be undone; empty is none.
+	Compression Compression `msgpack:"compression,omitempty"`
 	// Traceparent and Tracestate join the receiver's span to the sender's.
 	Traceparent string `msgpack:"traceparent,omitempty"`
 	Tracestate  string `msgpack:"tracestate,omitempty"`

@@ -87,11 +87,13 @@ const (
 
 // Replication says how a job's steps are made and run.
 type Replication struct {
-	Protection  ProtectionPolicy `msgpack:"protection" json:"protection" yaml:"protection"`
-	Initial     InitialPolicy    `msgpack:"initial" json:"initial" yaml:"initial"`
-	Transport   Transport        `msgpack:"transport" json:"transport" yaml:"transport"`
-	Concurrency Concurrency      `msgpack:"concurrency" json:"concurrency" yaml:"concurrency"`
-	Deadlines   Deadlines        `msgpack:"deadlines" json:"deadlines" yaml:"deadlines"`
+	Protection ProtectionPolicy `msgpack:"protection" json:"protection" yaml:"protection"`
+	Initial    InitialPolicy    `msgpack:"initial" json:"initial" yaml:"initial"`
+	Transport  Transport        `msgpack:"transport" json:"transport" yaml:"transport"`
+	// Delivery is how streams are carried, whatever the transport.
+	Delivery    `yaml:",inline"`
+	Concurrency Concurrency `msgpack:"concurrency" json:"concurrency" yaml:"concurrency"`
+	Deadlines   Deadlines   `msgpack:"deadlines" json:"deadlines" yaml:"deadlines"`
 	// Attempts is how often a step is tried before its filesystem fails, when the failures are transient.
 	Attempts int `msgpack:"attempts" json:"attempts" yaml:"attempts"`
 }
@@ -106,28 +108,80 @@ const (
 	InitialFail       InitialPolicy = "fail"
 )
 
+// Delivery says how streams are carried. It travels with every step.
+type Delivery struct {
+	// Compression is done to streams between hosts.
+	Compression Compression `msgpack:"compression" json:"compression" yaml:"compression"`
+	// FanOut is about streams that several targets need.
+	FanOut FanOut `msgpack:"fan_out" json:"fan_out" yaml:"fan_out"`
+	// Objects is about streams that go through the object store.
+	Objects Objects `msgpack:"objects" json:"objects" yaml:"objects"`
+}
+
+// FanOut says how one zfs send serves all targets that need the same stream.
+type FanOut struct {
+	// Enabled has it so; without, each target gets a zfs send of its own.
+	Enabled bool `msgpack:"enabled" json:"enabled" yaml:"enabled"`
+	// Wait is how long the first receiver that is ready waits for the others. Those that are late go on alone.
+	Wait Duration `msgpack:"wait" json:"wait" yaml:"wait"`
+	// Lag is how long one receiver may hold back all others before it is dropped, and goes on alone.
+	Lag Duration `msgpack:"lag" json:"lag" yaml:"lag"`
+}
+
+// Objects says how a stream goes through the object store.
+type Objects struct {
+	// Segment is how much of a stream is one object.
+	Segment ByteSize `msgpack:"segment" json:"segment" yaml:"segment"`
+	// Window is how much of a stream may be stored and not yet taken by every receiver.
+	Window ByteSize `msgpack:"window" json:"window" yaml:"window"`
+}
+
+// The bounds of Objects.
+const (
+	MinSegment = 64 << 10
+	MaxSegment = 256 << 20
+	MaxWindow  = 16 << 30
+)
+
+func (d Delivery) validate() error {
+	if err := d.Compression.Validate(); err != nil {
+		return Usagef("replication.%w", err)
+	}
+	if d.FanOut.Wait <= 0 || d.FanOut.Lag <= 0 {
+		return Usagef("replication.fan_out: wait is %s and lag is %s: use positive durations", d.FanOut.Wait, d.FanOut.Lag)
+	}
+	if d.Objects.Segment < MinSegment || d.Objects.Segment > MaxSegment {
+		return Usagef("replication.objects.segment is %s: use %s to %s", d.Objects.Segment, ByteSize(MinSegment), ByteSize(MaxSegment))
+	}
+	if d.Objects.Window < 2*d.Objects.Segment || d.Objects.Window > MaxWindow {
+		return Usagef("replication.objects.window is %s: use at least two segments (%s) and at most %s", d.Objects.Window,
+			2*d.Objects.Segment, ByteSize(MaxWindow))
+	}
+	return nil
+}
+
 // Transport is how a stream gets from sender to receiver.
 type Transport string
 
 // The transports.
 const (
-	// TransportAuto is local where source and target are one host, and tcp otherwise.
+	// TransportAuto is local where source and target are one host. Otherwise it is what works: a connection to the receiver,
+	// one from it, or the object store, in this order.
 	TransportAuto Transport = "auto"
-	// TransportTCP is a direct connection from sender to receiver.
+	// TransportTCP is a direct connection between sender and receiver, whichever of them can reach the other.
 	TransportTCP Transport = "tcp"
+	// TransportObject is the object store of NATS.
+	TransportObject Transport = "object"
 	// TransportLocal is a pipe on one host.
 	TransportLocal Transport = "local"
 )
 
-// For is the transport that t means between two hosts.
+// For is the transport that t means between two hosts. Auto stays what it is between different ones: the sender finds out.
 func (t Transport) For(source, target Host) Transport {
-	if t != TransportAuto {
-		return t
-	}
-	if source == target {
+	if t == TransportAuto && source == target {
 		return TransportLocal
 	}
-	return TransportTCP
+	return t
 }
 
 // Concurrency bounds what a plan does at once.
@@ -220,7 +274,7 @@ func (j Job) validatePolicies() error {
 		return Usagef("job %s: replication.initial %q: use most_recent, all or fail", j.Name, replication.Initial)
 	}
 	switch replication.Transport {
-	case TransportAuto, TransportTCP:
+	case TransportAuto, TransportTCP, TransportObject:
 	case TransportLocal:
 		for i, target := range j.Targets {
 			if target.Host != j.Source.Host {
@@ -229,7 +283,10 @@ func (j Job) validatePolicies() error {
 			}
 		}
 	default:
-		return Usagef("job %s: replication.transport %q: use auto, tcp or local", j.Name, replication.Transport)
+		return Usagef("job %s: replication.transport %q: use auto, tcp, object or local", j.Name, replication.Transport)
+	}
+	if err := replication.Delivery.validate(); err != nil {
+		return Usagef("job %s: %w", j.Name, err)
 	}
 	switch j.Recv.Placeholder.Encryption {
 	case PlaceholderUnspecified, PlaceholderOff, PlaceholderInherit:

@@ -30,6 +30,9 @@ replication:
   protection: {initial: guarantee_nothing, incremental: guarantee_incremental}
   initial: all
   transport: tcp
+  compression: zstd-9
+  fan_out: {enabled: false, wait: 5s, lag: 6s}
+  objects: {segment: 1MiB, window: 16MiB}
   concurrency: {steps: 7}
   deadlines: {inventory: 1s, claim: 2m, offer: 3s, stall: 4s, confirm: 1h30m}
   attempts: 3
@@ -68,8 +71,13 @@ func TestParseJobReadsEveryField(t *testing.T) {
 			Protection: protocol.ProtectionPolicy{
 				Initial: protocol.GuaranteeNothing, Incremental: protocol.GuaranteeIncremental,
 			},
-			Initial:     protocol.InitialAll,
-			Transport:   protocol.TransportTCP,
+			Initial:   protocol.InitialAll,
+			Transport: protocol.TransportTCP,
+			Delivery: protocol.Delivery{
+				Compression: "zstd-9",
+				FanOut:      protocol.FanOut{Wait: protocol.Duration(5 * time.Second), Lag: protocol.Duration(6 * time.Second)},
+				Objects:     protocol.Objects{Segment: 1 << 20, Window: 16 << 20},
+			},
 			Concurrency: protocol.Concurrency{Steps: 7},
 			Deadlines: protocol.Deadlines{
 				Inventory: protocol.Duration(time.Second), Claim: protocol.Duration(2 * time.Minute),
@@ -228,10 +236,23 @@ func TestTargetsOnTheSourceHost(t *testing.T) {
 	require.Equal(t, protocol.JobID("b"), job.Targets[1].JobIDOf(job.Name))
 }
 
+func TestCompression(t *testing.T) {
+	t.Parallel()
+	for compression, level := range map[protocol.Compression]int{"": 0, "none": 0, "zstd": 3, "zstd-1": 1, "zstd-10": 10, "zstd-19": 19} {
+		require.NoError(t, compression.Validate(), compression)
+		require.Equal(t, level, compression.Level(), compression)
+	}
+	for _, compression := range []protocol.Compression{"zstd-0", "zstd-20", "zstd-", "zstd-03", "gzip", "zstd-fast"} {
+		require.ErrorContains(t, compression.Validate(), "use none, zstd, or zstd-1 to zstd-19")
+	}
+	require.Equal(t, protocol.CompressionZstd, protocol.Compression("zstd-9").Algorithm())
+	require.Equal(t, protocol.CompressionNone, protocol.Compression("").Algorithm())
+}
+
 func TestTransportFor(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, protocol.TransportLocal, protocol.TransportAuto.For("a", "a"))
-	require.Equal(t, protocol.TransportTCP, protocol.TransportAuto.For("a", "b"))
+	require.Equal(t, protocol.TransportAuto, protocol.TransportAuto.For("a", "b"))
 	require.Equal(t, protocol.TransportTCP, protocol.TransportTCP.For("a", "a"))
 	require.Equal(t, protocol.TransportLocal, protocol.TransportLocal.For("a", "a"))
 }
@@ -276,7 +297,21 @@ func arbitraryJob(t *rapid.T) protocol.Job {
 		Initial: rapid.SampledFrom([]protocol.InitialPolicy{
 			protocol.InitialMostRecent, protocol.InitialAll, protocol.InitialFail,
 		}).Draw(t, "initial"),
-		Transport:   rapid.SampledFrom([]protocol.Transport{protocol.TransportAuto, protocol.TransportTCP}).Draw(t, "transport"),
+		Transport: rapid.SampledFrom([]protocol.Transport{
+			protocol.TransportAuto, protocol.TransportTCP, protocol.TransportObject,
+		}).Draw(t, "transport"),
+		Delivery: protocol.Delivery{
+			Compression: rapid.SampledFrom([]protocol.Compression{
+				protocol.CompressionNone, protocol.CompressionZstd, "zstd-1", "zstd-19",
+			}).Draw(t, "compression"),
+			FanOut: protocol.FanOut{
+				Enabled: rapid.Bool().Draw(t, "fan-out"), Wait: duration.Draw(t, "wait"), Lag: duration.Draw(t, "lag"),
+			},
+			Objects: protocol.Objects{
+				Segment: protocol.ByteSize(rapid.Uint64Range(protocol.MinSegment, protocol.MaxSegment).Draw(t, "segment")),
+				Window:  protocol.ByteSize(rapid.Uint64Range(2*protocol.MaxSegment, protocol.MaxWindow).Draw(t, "window")),
+			},
+		},
 		Concurrency: protocol.Concurrency{Steps: rapid.IntRange(1, 1000).Draw(t, "steps")},
 		Deadlines: protocol.Deadlines{
 			Inventory: duration.Draw(t, "inventory"), Claim: duration.Draw(t, "claim"), Offer: duration.Draw(t, "offer"),

@@ -20,6 +20,11 @@ func DefaultJob() Job {
 			Protection: ProtectionPolicy{Initial: GuaranteeResumability, Incremental: GuaranteeResumability},
 			Initial:    InitialMostRecent,
 			Transport:  TransportAuto,
+			Delivery: Delivery{
+				Compression: CompressionNone,
+				FanOut:      FanOut{Enabled: true, Wait: Duration(10 * time.Second), Lag: Duration(30 * time.Second)},
+				Objects:     Objects{Segment: 8 << 20, Window: 64 << 20},
+			},
 			Concurrency: Concurrency{
 				Steps: 4,
 			},

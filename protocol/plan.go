@@ -121,6 +121,10 @@ type Task struct {
 	// Attempt counts tries over all steps; Failures counts the transient failures since the last finished step.
 	Attempt  int `msgpack:"attempt" json:"attempt"`
 	Failures int `msgpack:"failures" json:"failures"`
+	// Group joins the tasks that one zfs send serves in the current try; empty is alone.
+	Group string `msgpack:"group,omitempty" json:"group,omitempty"`
+	// Alone keeps the task's next steps out of groups, because it has failed in one, or was too slow for it.
+	Alone bool `msgpack:"alone,omitempty" json:"alone,omitempty"`
 	// NotBefore is when a task in back-off goes on.
 	NotBefore time.Time `msgpack:"not_before" json:"not_before"`
 	// Bytes is what the finished steps have sent.

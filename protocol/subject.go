@@ -23,6 +23,9 @@ const (
 	BucketLeader  = "zfleet-leader"
 )
 
+// BucketStreams is the object store for the segments of streams.
+const BucketStreams = "zfleet-streams"
+
 // The subjects of the streams, with wildcards.
 const (
 	WorkSubjects       = "zfleet.work.*.*"
@@ -66,6 +69,12 @@ func EventSubjectOfPlan(plan PlanID) string {
 // RPCSubject is where the host's workers answer requests for the verb.
 func RPCSubject(host Host, verb string) string {
 	return "zfleet.rpc." + EscapeToken(string(host)) + "." + EscapeToken(verb)
+}
+
+// StreamSubject is where a worker of the host hears, through NATS, about one stream that it sends or receives. id is not to
+// be guessed.
+func StreamSubject(host Host, id string) string {
+	return "zfleet.stream." + EscapeToken(string(host)) + "." + EscapeToken(id)
 }
 
 // DeadLetterSubject is where a host or coordinator publishes the messages that it could not act on.

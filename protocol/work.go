@@ -83,8 +83,50 @@ type WorkItem struct {
 	Send       SendOptions      `msgpack:"send"`
 	Recv       RecvOptions      `msgpack:"recv"`
 	Deadlines  Deadlines        `msgpack:"deadlines"`
-	// Offer is the receiver's, in a send item of transport tcp.
+	Delivery   Delivery         `msgpack:"delivery"`
+	// Offer is the receiver's, in a send item that is not of transport local.
 	Offer *Offer `msgpack:"offer,omitempty"`
+	// Others are further receivers of the same stream, in a send item.
+	Others []Receiver `msgpack:"others,omitempty"`
+}
+
+// Receiver is what a send item that is for several says about each further one: what differs from the first.
+type Receiver struct {
+	Ref              StepRef `msgpack:"ref"`
+	JobID            JobID   `msgpack:"job_id"`
+	Target           Host    `msgpack:"target"`
+	TargetRoot       string  `msgpack:"target_root"`
+	TargetFilesystem string  `msgpack:"target_fs"`
+	Offer            *Offer  `msgpack:"offer"`
+}
+
+// maxReceivers bounds the receivers of one stream.
+const maxReceivers = 256
+
+// For is the item as it would be for the given receiver alone.
+func (w WorkItem) For(r Receiver) WorkItem {
+	w.Ref, w.JobID, w.Target, w.TargetRoot, w.Offer, w.Others = r.Ref, r.JobID, r.Target, r.TargetRoot, r.Offer, nil
+	w.Step.TargetFilesystem = r.TargetFilesystem
+	return w
+}
+
+// Receiver is what For needs to make this item, less its others, again.
+func (w WorkItem) Receiver() Receiver {
+	return Receiver{
+		Ref: w.Ref, JobID: w.JobID, Target: w.Target, TargetRoot: w.TargetRoot, TargetFilesystem: w.Step.TargetFilesystem,
+		Offer: w.Offer,
+	}
+}
+
+// Each is the item as it is for each of its receivers alone, the first one's first.
+func (w WorkItem) Each() []WorkItem {
+	alone := w
+	alone.Others = nil
+	each := []WorkItem{alone}
+	for _, other := range w.Others {
+		each = append(each, w.For(other))
+	}
+	return each
 }
 
 // Host is the host whose workers the item is for. A step of transport local is one item, for the sender's role: its
@@ -146,8 +188,14 @@ func (w WorkItem) Validate() error {
 	if deadlines.Claim <= 0 || deadlines.Offer <= 0 || deadlines.Stall <= 0 || deadlines.Confirm <= 0 {
 		return Usagef("work item %s: every deadline must be positive", w.Ref)
 	}
+	if err := w.Delivery.Compression.Validate(); err != nil {
+		return Usagef("work item %s: %w", w.Ref, err)
+	}
+	if err := w.validateOthers(); err != nil {
+		return err
+	}
 	switch w.Transport {
-	case TransportTCP:
+	case TransportAuto, TransportTCP, TransportObject:
 		if w.Role == RoleSend {
 			return w.Offer.validate(w.Ref)
 		}
@@ -162,6 +210,28 @@ func (w WorkItem) Validate() error {
 	return nil
 }
 
+func (w WorkItem) validateOthers() error {
+	switch {
+	case len(w.Others) == 0:
+		return nil
+	case w.Role != RoleSend || w.Transport == TransportLocal:
+		return Usagef("work item %s: only a send item to other hosts has several receivers", w.Ref)
+	case len(w.Others) >= maxReceivers:
+		return Usagef("work item %s: %d receivers are too many (at most %d)", w.Ref, len(w.Others)+1, maxReceivers)
+	}
+	seen := map[int]bool{w.Ref.Task: true}
+	for _, other := range w.Others {
+		if other.Ref.Plan != w.Ref.Plan || seen[other.Ref.Task] {
+			return Usagef("work item %s: step %s cannot be one of its receivers'", w.Ref, other.Ref)
+		}
+		seen[other.Ref.Task] = true
+		if err := w.For(other).Validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Offer is a receiver's answer to its work item: how the sender reaches it, and what it has already.
 type Offer struct {
 	// Addresses are host:port pairs, tried in order.
@@ -172,6 +242,10 @@ type Offer struct {
 	Fingerprint []byte `msgpack:"fingerprint,omitempty"`
 	// Secret is good for one connection.
 	Secret []byte `msgpack:"secret,omitempty"`
+	// Subject is where the receiver takes the sender's Call, if there is no connection to the addresses; empty takes none.
+	Subject string `msgpack:"subject,omitempty"`
+	// Compressions are the algorithms that the receiver can undo.
+	Compressions []Compression `msgpack:"compressions,omitempty"`
 	// ResumeToken is that of the receiver's partial state, if it has one that encodes a send of this step.
 	ResumeToken string `msgpack:"resume_token,omitempty"`
 	// HasTo says that the receiver has To already, and protects it: there is nothing to send, and this offer is the
@@ -185,12 +259,6 @@ func (o *Offer) validate(ref StepRef) error {
 		return Usagef("work item %s: a send item needs the receiver's offer", ref)
 	case o.HasTo:
 		return nil
-	case len(o.Addresses) == 0:
-		return Usagef("work item %s: the offer has no address", ref)
-	case len(o.Secret) < 16:
-		return Usagef("work item %s: the offer has no secret", ref)
-	case o.TLS && len(o.Fingerprint) != 32:
-		return Usagef("work item %s: the offer has no fingerprint", ref)
 	}
-	return nil
+	return validateAddresses("work item "+ref.String(), o.Addresses, o.TLS, o.Fingerprint, o.Secret)
 }

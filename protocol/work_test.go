@@ -127,14 +127,26 @@ func TestValidateWorkItem(t *testing.T) {
 		"below ":                 func(w *protocol.WorkItem) { w.TargetRoot = "" },
 		"deadline must be":       func(w *protocol.WorkItem) { w.Deadlines.Claim = 0 },
 		"every deadline must be": func(w *protocol.WorkItem) { w.Deadlines.Stall = -1 },
-		`transport "auto"`:       func(w *protocol.WorkItem) { w.Transport = protocol.TransportAuto },
+		`transport "carrier"`:    func(w *protocol.WorkItem) { w.Transport = "carrier" },
+		`compression "lzma"`:     func(w *protocol.WorkItem) { w.Delivery.Compression = "lzma" },
+		"cannot be one of its":   func(w *protocol.WorkItem) { w.Others = []protocol.Receiver{w.Receiver()} },
+		"too many":               func(w *protocol.WorkItem) { w.Others = make([]protocol.Receiver, 256) },
+		"only a send item": func(w *protocol.WorkItem) {
+			w.Role, w.Others = protocol.RoleRecv, []protocol.Receiver{w.Receiver()}
+		},
+		"is not <root>/<source path>": func(w *protocol.WorkItem) {
+			other := w.Receiver()
+			other.Ref.Task++
+			other.TargetRoot = "elsewhere"
+			w.Others = []protocol.Receiver{other}
+		},
 		"transport local is one": func(w *protocol.WorkItem) { w.Transport = protocol.TransportLocal },
 		"needs the receiver's":   func(w *protocol.WorkItem) { w.Offer = nil },
-		"no address":             func(w *protocol.WorkItem) { w.Offer = &protocol.Offer{} },
-		"no secret": func(w *protocol.WorkItem) {
+		"no address is":          func(w *protocol.WorkItem) { w.Offer = &protocol.Offer{} },
+		"no secret is": func(w *protocol.WorkItem) {
 			w.Offer = &protocol.Offer{Addresses: []string{"a:1"}, Secret: make([]byte, 15)}
 		},
-		"no fingerprint": func(w *protocol.WorkItem) {
+		"no fingerprint is": func(w *protocol.WorkItem) {
 			w.Offer = &protocol.Offer{Addresses: []string{"a:1"}, Secret: make([]byte, 16), TLS: true, Fingerprint: []byte{1}}
 		},
 	} {
