@@ -31,8 +31,10 @@ type task struct {
 	claimed bool
 	// seen is the last sign of life of the current try.
 	seen time.Time
-	// offer is the receiver's for the current try.
-	offer *protocol.Offer
+	// offer is the receiver's for the current try, and offered is when it came. A task that is offering and has one waits for
+	// the others of its group.
+	offer   *protocol.Offer
+	offered time.Time
 	// looking tells that a new look at both sides is under way.
 	looking bool
 	// waiting is since when the task has waited for a host that does not answer.
@@ -48,8 +50,12 @@ type (
 		task *task
 		item protocol.WorkItem
 	}
-	// withdrawItems removes the task's work items that nobody has claimed.
-	withdrawItems struct{ task *task }
+	// withdrawItems stops the task's current try: the workers are told, and its work items that nobody has claimed are
+	// removed, unless one is shared with others of its group.
+	withdrawItems struct {
+		task   *task
+		shared bool
+	}
 	// lookAgain inventories the task's filesystem on both sides and plans it anew.
 	lookAgain struct{ task *task }
 	// recordCursor stores the view of the cursor.
@@ -108,15 +114,24 @@ func (m *machine) finished() bool {
 	return true
 }
 
-// active counts the tasks whose step is under way.
+// active counts the steps under way. What one zfs send serves is one step.
 func (m *machine) active() int {
 	count := 0
+	groups := map[string]bool{}
 	for _, t := range m.tasks {
-		if t.State == protocol.TaskOffering || t.State == protocol.TaskSending {
-			count++
+		if !t.underWay() || groups[t.Group] {
+			continue
 		}
+		if t.Group != "" {
+			groups[t.Group] = true
+		}
+		count++
 	}
 	return count
+}
+
+func (t *task) underWay() bool {
+	return t.State == protocol.TaskOffering || t.State == protocol.TaskSending
 }
 
 // creating tells whether the task's first step, which creates its filesystem on the target, is still to come.
@@ -127,6 +142,9 @@ func (m *machine) advance(now time.Time) []action {
 	var actions []action
 	for _, t := range m.tasks {
 		actions = append(actions, m.expire(t, now)...)
+		if t.gathering() {
+			actions = append(actions, m.gather(t.Group, now)...)
+		}
 	}
 	for _, t := range m.tasks {
 		if t.State == protocol.TaskReady && t.parent != nil && t.parent.creating() && t.parent.State.Final() {
@@ -153,8 +171,9 @@ func (m *machine) advance(now time.Time) []action {
 		return plan.Less(ready[i].Steps[ready[i].Next], ready[j].Steps[ready[j].Next])
 	})
 	for free := m.plan.Spec.Replication.Concurrency.Steps - m.active(); free > 0 && len(ready) > 0; free-- {
-		actions = append(actions, m.start(ready[0], now)...)
-		ready = ready[1:]
+		var group []*task
+		group, ready = m.takeGroup(ready)
+		actions = append(actions, m.start(group, now)...)
 	}
 	return actions
 }
@@ -175,6 +194,9 @@ func (m *machine) wake() time.Time {
 			}
 		case protocol.TaskOffering, protocol.TaskSending:
 			consider(m.deadline(t))
+			if t.gathering() {
+				consider(t.offered.Add(m.plan.Spec.Replication.FanOut.Wait.Std()))
+			}
 		case protocol.TaskReady, protocol.TaskDone, protocol.TaskFailed, protocol.TaskConflict, protocol.TaskCancelled:
 		}
 	}
@@ -188,14 +210,18 @@ func (m *machine) deadline(t *task) time.Time {
 	case !t.claimed:
 		return t.seen.Add(deadlines.Claim.Std())
 	case t.State == protocol.TaskOffering:
-		return t.seen.Add(deadlines.Offer.Std() + livenessGrace)
+		wait := deadlines.Offer.Std()
+		if t.gathering() {
+			wait = max(wait, m.plan.Spec.Replication.FanOut.Wait.Std())
+		}
+		return t.seen.Add(wait + livenessGrace)
 	default:
 		return t.seen.Add(deadlines.Stall.Std() + livenessGrace)
 	}
 }
 
 func (m *machine) expire(t *task, now time.Time) []action {
-	if t.State != protocol.TaskOffering && t.State != protocol.TaskSending || now.Before(m.deadline(t)) {
+	if !t.underWay() || now.Before(m.deadline(t)) {
 		return nil
 	}
 	host := t.TargetHost
@@ -218,18 +244,24 @@ func (m *machine) seenAll(now time.Time) {
 	}
 }
 
-// start begins the next try of the task's next step.
-func (m *machine) start(t *task, now time.Time) []action {
-	t.Attempt++
-	t.claimed, t.offer, t.seen = false, nil, now
-	item := m.item(t)
-	if item.Role == protocol.RoleRecv {
-		t.State = protocol.TaskOffering
-	} else {
-		t.State = protocol.TaskSending
+// start begins the next try of the next step of tasks that one zfs send can serve.
+func (m *machine) start(group []*task, now time.Time) []action {
+	var actions []action
+	for _, t := range group {
+		t.Attempt++
+		t.Group, t.claimed, t.offer, t.seen, t.Updated = "", false, nil, now, now
+		if len(group) > 1 {
+			t.Group = group[0].ref().String()
+		}
+		item := m.item(t)
+		if item.Role == protocol.RoleRecv {
+			t.State = protocol.TaskOffering
+		} else {
+			t.State = protocol.TaskSending
+		}
+		actions = append(actions, saveTask{t}, publishItem{t, item})
 	}
-	t.Updated = now
-	return []action{saveTask{t}, publishItem{t, item}}
+	return actions
 }
 
 // item is the first work item of the task's current try.
@@ -268,8 +300,7 @@ func (m *machine) apply(e protocol.Event, now time.Time) []action {
 		return nil
 	}
 	t := m.tasks[e.Ref.Task]
-	underWay := t.State == protocol.TaskOffering || t.State == protocol.TaskSending
-	if !underWay || e.Ref != t.ref() || e.Host != m.hostOf(t, e.Role) {
+	if !t.underWay() || e.Ref != t.ref() || e.Host != m.hostOf(t, e.Role) {
 		return nil
 	}
 	t.seen = now
@@ -317,14 +348,15 @@ func (m *machine) offered(t *task, e protocol.Event, now time.Time) []action {
 			Message: t.TargetFilesystem + ": the receiving worker was restarted in the middle of the step",
 		}, now)
 	}
-	t.State, t.offer, t.claimed, t.Updated = protocol.TaskSending, e.Offer, false, now
-	return []action{saveTask{t}, publishItem{t, m.sendItem(t)}}
-}
-
-func (m *machine) sendItem(t *task) protocol.WorkItem {
-	item := m.item(t)
-	item.Role, item.Offer = protocol.RoleSend, t.offer
-	return item
+	t.offer, t.offered = e.Offer, now
+	if e.Offer.HasTo || e.Offer.ResumeToken != "" {
+		// What this receiver needs is not what the others need.
+		return append(m.leaveGroup(t, now), m.send([]*task{t}, now)...)
+	}
+	if t.Group != "" {
+		return m.gather(t.Group, now)
+	}
+	return m.send([]*task{t}, now)
 }
 
 func (m *machine) done(t *task, e protocol.Event, now time.Time) []action {
@@ -333,7 +365,7 @@ func (m *machine) done(t *task, e protocol.Event, now time.Time) []action {
 		return nil
 	}
 	t.Next++
-	t.Failures, t.Updated = 0, now
+	t.Failures, t.Updated, t.Group, t.Alone = 0, now, "", false
 	if e.Progress != nil {
 		t.Bytes += e.Progress.Bytes
 	}
@@ -353,8 +385,14 @@ func (m *machine) done(t *task, e protocol.Event, now time.Time) []action {
 
 // fail takes a failure of the task's current try, or of the task as a whole where none is under way.
 func (m *machine) fail(t *task, failure *protocol.Failure, now time.Time) []action {
-	step := t.Steps[t.Next]
+	step, shared := t.Steps[t.Next], false
 	t.Failure, t.Updated = failure, now
+	for _, other := range m.tasks {
+		if t.Group != "" && other.Group == t.Group && other != t && other.State == protocol.TaskSending {
+			// The others go on without it, and it without them.
+			shared, t.Alone = t.State == protocol.TaskSending, true
+		}
+	}
 	switch failure.Kind {
 	case protocol.Transient, protocol.Cancelled:
 		t.Failures++
@@ -376,7 +414,8 @@ func (m *machine) fail(t *task, failure *protocol.Failure, now time.Time) []acti
 	default:
 		t.State = protocol.TaskFailed
 	}
-	return []action{saveTask{t}, withdrawItems{t}, finishStep{t, step, failure}}
+	actions := m.leaveGroup(t, now)
+	return append(actions, saveTask{t}, withdrawItems{t, shared}, finishStep{t, step, failure})
 }
 
 // backoff is how long to wait after the n-th failure in a row: doubling, with up to half of it taken off.
@@ -462,7 +501,7 @@ func (m *machine) recovered(now time.Time) []action {
 		case t.State == protocol.TaskSending && m.item(t).Role == protocol.RoleSend:
 			actions = append(actions, publishItem{t, m.item(t)})
 		case t.State == protocol.TaskSending && t.offer != nil:
-			actions = append(actions, publishItem{t, m.sendItem(t)})
+			actions = append(actions, m.republish(t)...)
 		case t.State == protocol.TaskSending:
 			actions = append(actions, m.fail(t, &protocol.Failure{
 				Kind:    protocol.Transient,
@@ -491,10 +530,10 @@ func (m *machine) cancel(now time.Time) []action {
 		if t.State.Final() {
 			continue
 		}
-		running := t.State == protocol.TaskOffering || t.State == protocol.TaskSending
+		running := t.underWay()
 		t.State, t.Updated = protocol.TaskCancelled, now
 		t.Failure = &protocol.Failure{Kind: protocol.Cancelled, Message: t.Filesystem + ": cancelled"}
-		actions = append(actions, saveTask{t}, withdrawItems{t})
+		actions = append(actions, saveTask{t}, withdrawItems{t, false})
 		if running {
 			actions = append(actions, finishStep{t, t.Steps[t.Next], t.Failure})
 		}

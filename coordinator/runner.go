@@ -305,7 +305,7 @@ func (r *runner) carryOut(ctx context.Context, actions []action) error {
 		case publishItem:
 			err = r.publish(ctx, a.task, a.item)
 		case withdrawItems:
-			r.withdraw(ctx, a.task)
+			r.withdraw(ctx, a.task, a.shared)
 		case lookAgain:
 			r.startLook(ctx, a.task)
 		case recordCursor:
@@ -336,14 +336,14 @@ func (r *runner) publish(ctx context.Context, t *task, item protocol.WorkItem) e
 
 // withdraw removes the work items of a try that is over, so that nobody claims them for nothing, and tells the workers that
 // have claimed them to stop. Both are a help and no more: a worker drops an item that a newer one supersedes.
-func (r *runner) withdraw(ctx context.Context, t *task) {
+func (r *runner) withdraw(ctx context.Context, t *task, shared bool) {
 	sequences := r.workItem[t]
 	delete(r.workItem, t)
 	if t.Attempt > 0 {
 		ref := t.ref()
 		r.notify(ctx, protocol.CancelNotice{Plan: t.Plan, Try: &ref})
 	}
-	if t.claimed {
+	if t.claimed || shared {
 		return
 	}
 	for _, sequence := range sequences {
