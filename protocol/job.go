@@ -58,6 +58,8 @@ type SendOptions struct {
 	LargeBlocks      bool `msgpack:"large_blocks" json:"large_blocks" yaml:"large_blocks"`
 	EmbeddedData     bool `msgpack:"embedded_data" json:"embedded_data" yaml:"embedded_data"`
 	Saved            bool `msgpack:"saved" json:"saved" yaml:"saved"`
+	// BandwidthLimit bounds what the source host sends for the job, all its steps together.
+	BandwidthLimit BandwidthLimit `msgpack:"bandwidth_limit" json:"bandwidth_limit" yaml:"bandwidth_limit"`
 }
 
 // RecvOptions are a job's options for zfs recv. They travel with every step.
@@ -67,6 +69,8 @@ type RecvOptions struct {
 	// ForceRollback allows the receiver to give up what was written to the target since the last common version (zfs recv
 	// -F).
 	ForceRollback bool `msgpack:"force_rollback" json:"force_rollback" yaml:"force_rollback"`
+	// BandwidthLimit bounds what each target host receives for the job, all its steps together.
+	BandwidthLimit BandwidthLimit `msgpack:"bandwidth_limit" json:"bandwidth_limit" yaml:"bandwidth_limit"`
 }
 
 // PlaceholderOptions say how filesystems are created that only hold a replicated child.
@@ -296,6 +300,12 @@ func (j Job) validatePolicies() error {
 	}
 	if err := j.Recv.Properties.validate(); err != nil {
 		return Usagef("job %s: %w", j.Name, err)
+	}
+	if err := j.Send.BandwidthLimit.Validate(); err != nil {
+		return Usagef("job %s: send.bandwidth_limit: %w", j.Name, err)
+	}
+	if err := j.Recv.BandwidthLimit.Validate(); err != nil {
+		return Usagef("job %s: recv.bandwidth_limit: %w", j.Name, err)
 	}
 	if replication.Concurrency.Steps < 1 {
 		return Usagef("job %s: replication.concurrency.steps is %d: use at least 1", j.Name, replication.Concurrency.Steps)

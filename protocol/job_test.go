@@ -24,8 +24,12 @@ targets:
   - {host: charlie, root: dr/alpha, id: zrepl_push_dr}
 snapshots: {include: "^(auto|manual)_"}
 send: {encrypted: true, raw: true, properties: true, backup_properties: true, compressed: false,
-       large_blocks: false, embedded_data: false, saved: true}
-recv: {properties: {override: {mountpoint: none}, inherit: [sharenfs]}, placeholder: {encryption: inherit}, force_rollback: true}
+       large_blocks: false, embedded_data: false, saved: true, bandwidth_limit: 100MiB}
+recv:
+  properties: {override: {mountpoint: none}, inherit: [sharenfs]}
+  placeholder: {encryption: inherit}
+  force_rollback: true
+  bandwidth_limit: {default: 1GiB, "mon-fri 08:00-18:00": 20MiB}
 replication:
   protection: {initial: guarantee_nothing, incremental: guarantee_incremental}
   initial: all
@@ -59,13 +63,19 @@ func TestParseJobReadsEveryField(t *testing.T) {
 			{Host: "bravo", Root: "backup/alpha"}, {Host: "charlie", Root: "dr/alpha", ID: "zrepl_push_dr"},
 		},
 		Snapshots: protocol.SnapshotSelection{Include: "^(auto|manual)_"},
-		Send:      protocol.SendOptions{Encrypted: true, Raw: true, Properties: true, BackupProperties: true, Saved: true},
+		Send: protocol.SendOptions{
+			Encrypted: true, Raw: true, Properties: true, BackupProperties: true, Saved: true,
+			BandwidthLimit: protocol.BandwidthLimit{Default: 100 << 20},
+		},
 		Recv: protocol.RecvOptions{
 			Properties: protocol.RecvProperties{
 				Override: map[string]string{"mountpoint": "none"}, Inherit: []string{"sharenfs"},
 			},
 			Placeholder:   protocol.PlaceholderOptions{Encryption: protocol.PlaceholderInherit},
 			ForceRollback: true,
+			BandwidthLimit: protocol.BandwidthLimit{Default: 1 << 30, Intervals: []protocol.BandwidthInterval{
+				{Days: workdays, From: 8 * 60, To: 18 * 60, Limit: 20 << 20},
+			}},
 		},
 		Replication: protocol.Replication{
 			Protection: protocol.ProtectionPolicy{
@@ -120,6 +130,16 @@ func TestParseJobKeepsTheDefaultsOfWhatIsNotSaid(t *testing.T) {
 			"replication: {deadlines: {stall: '90s'}}\n",
 			func(j *protocol.Job) { j.Replication.Deadlines.Stall = protocol.Duration(90 * time.Second) },
 		},
+		"one bandwidth for both": {
+			"send: {bandwidth_limit: &l {default: 1MiB, sat: 0}}\nrecv: {bandwidth_limit: *l}\n",
+			func(j *protocol.Job) {
+				j.Send.BandwidthLimit = protocol.BandwidthLimit{Default: 1 << 20, Intervals: []protocol.BandwidthInterval{
+					{Days: 1 << time.Saturday, To: 24 * 60},
+				}}
+				j.Recv.BandwidthLimit = j.Send.BandwidthLimit
+			},
+		},
+		"no bandwidth":  {"send: {bandwidth_limit: ~}\nrecv: {bandwidth_limit:}\n", func(*protocol.Job) {}},
 		"rollback only": {"recv: {force_rollback: true}\n", func(j *protocol.Job) { j.Recv.ForceRollback = true }},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -153,6 +173,9 @@ func TestParseJobSaysWhatIsWrongAndWhere(t *testing.T) {
 		"a map for a duration":     {minimalJob + "replication: {deadlines: {stall: {a: b}}}\n", []string{"[4:", "duration"}},
 		"text for a number":        {minimalJob + "replication: {attempts: x}\n", []string{"[4:25]", "string into"}},
 		"text for a boolean":       {minimalJob + "send: {raw: maybe}\n", []string{"[4:13]"}},
+		"a bad bandwidth":          {minimalJob + "send: {bandwidth_limit: fast}\n", []string{"[4:25]", `size "fast"`}},
+		"a bad interval":           {minimalJob + "send:\n  bandwidth_limit:\n    noon: 1MiB\n", []string{"[6:5]", `interval "noon"`, "mon-fri 08:00-18:00"}},
+		"an interval's bandwidth":  {minimalJob + "send: {bandwidth_limit: {'8:00-9:00': fast}}\n", []string{"[4:39]", `size "fast"`}},
 		"a second document":        {minimalJob + "---\njob: b\n", []string{"more than one document"}},
 		"a broken second document": {minimalJob + "---\njob: [\n", []string{""}},
 		"bad YAML":                 {"job: [", []string{"[1:6]"}},
@@ -207,15 +230,17 @@ func TestValidateJob(t *testing.T) {
 		`recv.properties.override: "a=b"`: func(j *protocol.Job) {
 			j.Recv.Properties.Override = map[string]string{"mountpoint": "none", "a=b": "c"}
 		},
-		`recv.properties.inherit: ""`:           func(j *protocol.Job) { j.Recv.Properties.Inherit = []string{"a:b", ""} },
-		"recv.placeholder.encryption":           func(j *protocol.Job) { j.Recv.Placeholder.Encryption = "x" },
-		"replication.concurrency.steps is 0":    func(j *protocol.Job) { j.Replication.Concurrency.Steps = 0 },
-		"replication.attempts is -1":            func(j *protocol.Job) { j.Replication.Attempts = -1 },
-		"replication.deadlines.inventory is 0s": func(j *protocol.Job) { j.Replication.Deadlines.Inventory = 0 },
-		"replication.deadlines.claim is 0s":     func(j *protocol.Job) { j.Replication.Deadlines.Claim = 0 },
-		"replication.deadlines.offer is 0s":     func(j *protocol.Job) { j.Replication.Deadlines.Offer = 0 },
-		"replication.deadlines.stall is 0s":     func(j *protocol.Job) { j.Replication.Deadlines.Stall = 0 },
-		"replication.deadlines.confirm is -1ns": func(j *protocol.Job) { j.Replication.Deadlines.Confirm = -1 },
+		`recv.properties.inherit: ""`:            func(j *protocol.Job) { j.Recv.Properties.Inherit = []string{"a:b", ""} },
+		"recv.placeholder.encryption":            func(j *protocol.Job) { j.Recv.Placeholder.Encryption = "x" },
+		"send.bandwidth_limit: 100 B per second": func(j *protocol.Job) { j.Send.BandwidthLimit.Default = 100 },
+		"recv.bandwidth_limit: 100 B per second": func(j *protocol.Job) { j.Recv.BandwidthLimit.Default = 100 },
+		"replication.concurrency.steps is 0":     func(j *protocol.Job) { j.Replication.Concurrency.Steps = 0 },
+		"replication.attempts is -1":             func(j *protocol.Job) { j.Replication.Attempts = -1 },
+		"replication.deadlines.inventory is 0s":  func(j *protocol.Job) { j.Replication.Deadlines.Inventory = 0 },
+		"replication.deadlines.claim is 0s":      func(j *protocol.Job) { j.Replication.Deadlines.Claim = 0 },
+		"replication.deadlines.offer is 0s":      func(j *protocol.Job) { j.Replication.Deadlines.Offer = 0 },
+		"replication.deadlines.stall is 0s":      func(j *protocol.Job) { j.Replication.Deadlines.Stall = 0 },
+		"replication.deadlines.confirm is -1ns":  func(j *protocol.Job) { j.Replication.Deadlines.Confirm = -1 },
 	} {
 		job := soundJob()
 		change(&job)
@@ -284,6 +309,8 @@ func arbitraryJob(t *rapid.T) protocol.Job {
 		Filesystem: protocol.PropertyChanges{Override: map[string]string{"atime": text.Draw(t, "atime")}},
 		Volume:     protocol.PropertyChanges{Inherit: []string{"volmode"}},
 	}
+	job.Send.BandwidthLimit = arbitraryBandwidth(t)
+	job.Recv.BandwidthLimit = arbitraryBandwidth(t)
 	job.Recv.Placeholder.Encryption = rapid.SampledFrom([]protocol.PlaceholderEncryption{
 		protocol.PlaceholderUnspecified, protocol.PlaceholderOff, protocol.PlaceholderInherit,
 	}).Draw(t, "placeholder")
@@ -373,6 +400,7 @@ func FuzzParseJob(f *testing.F) {
 		"", "# x\n", "[]", "job: [", "job: &a {b: *a}", "&a [*a]", "job: a\n\tb: c\n", minimalJob, fullJob,
 		minimalJob + "replication:\n", minimalJob + "replication: {deadlines: {stall: &s 90s, offer: *s}}\n",
 		minimalJob + "send: null\n", minimalJob + "---\n", minimalJob + "recv: {properties: {override: {a: 1, b: on, c: ~}}}\n",
+		minimalJob + "send: {bandwidth_limit: {default: 1MiB, '22:00-6:00': 0, \"sat,sun\": 2M}}\n",
 		minimalJob + "snapshots: {include: \"(\"}\n", minimalJob + "targets: []\n", "<<: *x\n", "a: &a [&b [&c [*a, *b, *c]]]\n",
 		"job: !!binary aGFsbG8=\n", "job: |\n  x\n", "? [a]\n: b\n",
 	} {
