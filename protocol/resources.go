@@ -25,6 +25,8 @@ type Resources struct {
 	Cursors     jetstream.KeyValue
 	Hosts       jetstream.KeyValue
 	Leader      jetstream.KeyValue
+	// Streams is the bucket for the segments of streams that go through the object store.
+	Streams jetstream.ObjectStore
 }
 
 // ResourceOptions are what an operator can choose about the resources. The zero value is fit for a single server.
@@ -39,7 +41,16 @@ type ResourceOptions struct {
 	EventsMaxAge time.Duration
 	// DeadLettersMaxAge is how long dead letters are kept; 0 is 30 days.
 	DeadLettersMaxAge time.Duration
+	// StreamsMaxBytes is the quota of the bucket for the segments of streams, in bytes: what all streams under way may have
+	// stored together. 0 is DefaultStreamsMaxBytes.
+	StreamsMaxBytes int64
+	// StreamsStorage is where NATS keeps the segments of streams: in files, which is the zero value, or in memory. A bucket
+	// that exists keeps its storage.
+	StreamsStorage jetstream.StorageType
 }
+
+// DefaultStreamsMaxBytes is the quota of the bucket for the segments of streams where none is set.
+const DefaultStreamsMaxBytes = 1 << 30
 
 const (
 	// DefaultAckWait is how long a worker that says nothing keeps a work item, before it goes to another.
@@ -141,6 +152,19 @@ func (o ResourceOptions) buckets() []jetstream.KeyValueConfig {
 	}
 }
 
+func (o ResourceOptions) objects() jetstream.ObjectStoreConfig {
+	quota := o.StreamsMaxBytes
+	if quota <= 0 {
+		quota = DefaultStreamsMaxBytes
+	}
+	return jetstream.ObjectStoreConfig{
+		Bucket:      BucketStreams,
+		Description: "zfleet: segments of the streams under way",
+		MaxBytes:    quota,
+		Storage:     o.StreamsStorage,
+	}
+}
+
 // EnsureResources creates the streams and buckets, or updates them to what this program and the options ask for. It may
 // run as often as one likes, and in several coordinators at once.
 func EnsureResources(ctx context.Context, js jetstream.JetStream, options ResourceOptions) (*Resources, error) {
@@ -153,6 +177,10 @@ func EnsureResources(ctx context.Context, js jetstream.JetStream, options Resour
 		if err := ensure(ctx, func() error { return ensureBucket(ctx, js, config, options.Replicas) }); err != nil {
 			return nil, resourceError("creating the bucket "+config.Bucket, err)
 		}
+	}
+	objects := options.objects()
+	if err := ensure(ctx, func() error { return ensureObjects(ctx, js, objects, options.Replicas) }); err != nil {
+		return nil, resourceError("creating the bucket "+objects.Bucket, err)
 	}
 	return OpenResources(ctx, js)
 }
@@ -195,6 +223,20 @@ func ensureBucket(ctx context.Context, js jetstream.JetStream, config jetstream.
 	default:
 		config.Placement = existing.Placement
 		_, err = js.UpdateKeyValue(ctx, config)
+	}
+	return err
+}
+
+func ensureObjects(ctx context.Context, js jetstream.JetStream, config jetstream.ObjectStoreConfig, replicas int) error {
+	existing, replicas, err := existingConfig(ctx, js, "OBJ_"+config.Bucket, replicas)
+	config.Replicas = replicas
+	switch {
+	case err != nil:
+	case existing == nil:
+		_, err = js.CreateObjectStore(ctx, config)
+	default:
+		config.Placement, config.Storage = existing.Placement, existing.Storage
+		_, err = js.UpdateObjectStore(ctx, config)
 	}
 	return err
 }
@@ -252,6 +294,14 @@ func OpenResources(ctx context.Context, js jetstream.JetStream) (*Resources, err
 		case err != nil:
 			return nil, resourceError("opening the bucket "+name, err)
 		}
+	}
+	var err error
+	resources.Streams, err = js.ObjectStore(ctx, BucketStreams)
+	switch {
+	case errors.Is(err, jetstream.ErrBucketNotFound):
+		missing.Names = append(missing.Names, "bucket "+BucketStreams)
+	case err != nil:
+		return nil, resourceError("opening the bucket "+BucketStreams, err)
 	}
 	if len(missing.Names) > 0 {
 		slices.Sort(missing.Names)
@@ -348,12 +398,17 @@ func PutTTL(
 	}
 	ttl = (ttl + time.Second - 1).Truncate(time.Second)
 	subject := "$KV." + bucket + "." + key
+	target := subject
+	if domain := js.Options().Domain; domain != "" {
+		// Keys cross to another domain as part of its interface, as the client's own writes do; plain $KV subjects do not.
+		target = "$JS." + domain + ".API." + subject
+	}
 	put := func(revision *uint64) (uint64, error) {
 		options := []jetstream.PublishOpt{jetstream.WithMsgTTL(ttl)}
 		if revision != nil {
 			options = append(options, jetstream.WithExpectLastSequencePerSubject(*revision))
 		}
-		ack, err := js.PublishMsg(ctx, &nats.Msg{Subject: subject, Header: nats.Header{}, Data: value}, options...)
+		ack, err := js.PublishMsg(ctx, &nats.Msg{Subject: target, Header: nats.Header{}, Data: value}, options...)
 		if err != nil {
 			return 0, err
 		}

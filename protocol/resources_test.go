@@ -56,6 +56,29 @@ func TestEnsureResourcesIsIdempotent(t *testing.T) {
 	}
 }
 
+func TestTheBucketForStreamsHasAQuota(t *testing.T) {
+	t.Parallel()
+	_, _, js := natstest.Run(t)
+	for _, options := range []struct {
+		given   protocol.ResourceOptions
+		quota   int64
+		storage jetstream.StorageType
+	}{
+		{given: protocol.ResourceOptions{StreamsStorage: jetstream.MemoryStorage}, quota: 1 << 30, storage: jetstream.MemoryStorage},
+		{given: protocol.ResourceOptions{StreamsMaxBytes: 5 << 20}, quota: 5 << 20, storage: jetstream.MemoryStorage},
+	} {
+		_, err := protocol.EnsureResources(t.Context(), js, options.given)
+		require.NoError(t, err)
+		stream, err := js.Stream(t.Context(), "OBJ_"+protocol.BucketStreams)
+		require.NoError(t, err)
+		config := stream.CachedInfo().Config
+		require.Equal(t, options.quota, config.MaxBytes)
+		require.Equal(t, options.storage, config.Storage)
+		require.Equal(t, jetstream.DiscardNew, config.Discard)
+		require.True(t, config.AllowDirect, "segments are read by direct gets")
+	}
+}
+
 func TestEnsureResourcesInSeveralCoordinatorsAtOnce(t *testing.T) {
 	t.Parallel()
 	server, _, js := natstest.Run(t)
@@ -123,7 +146,7 @@ func TestOpenResourcesNamesWhatIsMissing(t *testing.T) {
 	require.ErrorAs(t, err, &missing)
 	require.Equal(t, []string{
 		"bucket zfleet-cursors", "bucket zfleet-hosts", "bucket zfleet-jobs", "bucket zfleet-leader", "bucket zfleet-plans",
-		"stream ZFLEET_DEADLETTERS", "stream ZFLEET_EVENTS", "stream ZFLEET_WORK",
+		"bucket zfleet-streams", "stream ZFLEET_DEADLETTERS", "stream ZFLEET_EVENTS", "stream ZFLEET_WORK",
 	}, missing.Names)
 	require.ErrorContains(t, err, "start a coordinator first")
 
