@@ -64,7 +64,10 @@ func TestTheBucketForStreamsHasAQuota(t *testing.T) {
 		quota   int64
 		storage jetstream.StorageType
 	}{
-		{given: protocol.ResourceOptions{StreamsStorage: jetstream.MemoryStorage}, quota: 1 << 30, storage: jetstream.MemoryStorage},
+		{
+			given: protocol.ResourceOptions{StreamsStorage: jetstream.MemoryStorage, StreamsMaxBytes: 1 << 20},
+			quota: 1 << 20, storage: jetstream.MemoryStorage,
+		},
 		{given: protocol.ResourceOptions{StreamsMaxBytes: 5 << 20}, quota: 5 << 20, storage: jetstream.MemoryStorage},
 	} {
 		_, err := protocol.EnsureResources(t.Context(), js, options.given)
