@@ -2,7 +2,13 @@
 
 package protocol
 
-import "fmt"
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+)
 
 // Call is a request of the sender's to the subject of a receiver's offer. It is answered with a CallAnswer, once the way is
 // there or cannot be.
@@ -33,6 +39,32 @@ type DialBack struct {
 type CallAnswer struct {
 	// Failure is why the way cannot be; nil if it is there.
 	Failure *Failure `msgpack:"failure,omitempty"`
+}
+
+// PlaceCall asks the receiver that listens at the subject, and returns once the way is there. The error is the receiver's own
+// *Failure, or a transient one: nobody listens there any more, ctx has ended, or NATS cannot be reached.
+func PlaceCall(ctx context.Context, conn *nats.Conn, subject string, call Call) error {
+	message, err := NewMessage(ctx, subject, call)
+	if err != nil {
+		return err
+	}
+	reply, err := conn.RequestMsgWithContext(ctx, message)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return Failf(Transient, "calling the receiver through NATS: it does not listen any more")
+	case ctx.Err() != nil:
+		return Failf(Transient, "calling the receiver through NATS: no answer: %w", context.Cause(ctx))
+	case err != nil:
+		return Failf(Transient, "calling the receiver through NATS: %w", err)
+	}
+	var answer CallAnswer
+	if err := ReadMessage(reply.Header, reply.Data, &answer); err != nil {
+		return Failf(Permanent, "the receiver's answer cannot be read: %w", err)
+	}
+	if answer.Failure != nil {
+		return answer.Failure
+	}
+	return nil
 }
 
 // Validate tells whether a receiver can act on the call.
