@@ -1,4 +1,6 @@
-// Package natstest gives each test a NATS server of its own.
+// Package natstest gives each test NATS servers of its own: one (Run), a cluster, two clusters joined by gateways, or a hub
+// with leaf nodes. All of them end with their test, listen on ports of the loopback interface that the system chooses, and
+// are ready when they are returned: what they must know of each other, they know.
 package natstest
 
 import (
@@ -34,6 +36,9 @@ func Start(t testing.TB, options natsserver.Options) *natsserver.Server {
 	if options.StoreDir == "" {
 		options.StoreDir = t.TempDir()
 	}
+	if options.MaxStore == 0 {
+		options.MaxStore = maxStore // the default is a share of the free space, which tests must not depend on
+	}
 	server, err := natsserver.Start(t.Context(), options)
 	require.NoError(t, err, "starting a NATS server for the test")
 	t.Cleanup(server.Shutdown)
@@ -41,11 +46,11 @@ func Start(t testing.TB, options natsserver.Options) *natsserver.Server {
 }
 
 // Connect connects to the server until the test ends. The connection reconnects for ever, quickly.
-func Connect(t testing.TB, server *natsserver.Server) (*nats.Conn, jetstream.JetStream) {
+func Connect(t testing.TB, server nats.InProcessConnProvider) (*nats.Conn, jetstream.JetStream) {
 	t.Helper()
 	closed := make(chan struct{})
 	connection, err := nats.Connect("",
-		nats.InProcessServer(server.InProcess()),
+		nats.InProcessServer(server),
 		nats.Name(t.Name()),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(10*time.Millisecond),

@@ -1,0 +1,219 @@
+// Topologies: more than one server.
+
+package natstest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+)
+
+// Patience bounds every wait for servers to know each other. Only a hang reaches it.
+const Patience = time.Minute
+
+const (
+	loopback  = "127.0.0.1"
+	maxMemory = 256 << 20
+	maxStore  = 4 << 30
+)
+
+// Node is a running NATS server among others. It is safe for concurrent use.
+type Node struct {
+	server *server.Server
+	leaf   string // where it takes leaf nodes, host:port
+}
+
+var _ nats.InProcessConnProvider = (*Node)(nil)
+
+// Name is the server's name.
+func (n *Node) Name() string { return n.server.Name() }
+
+// ClientURL is the URL for clients.
+func (n *Node) ClientURL() string { return n.server.ClientURL() }
+
+// InProcessConn is a new connection to the server, for the NATS client.
+func (n *Node) InProcessConn() (net.Conn, error) {
+	connection, err := n.server.InProcessConn()
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", n.Name(), err)
+	}
+	return connection, nil
+}
+
+// Shutdown stops the server for good and waits until it is down. More calls do nothing.
+func (n *Node) Shutdown() {
+	n.server.Shutdown()
+	n.server.WaitForShutdown()
+}
+
+// Cluster starts a cluster of so many servers, with a JetStream that all of them carry, so that streams can have as many
+// replicas. It is returned when every server has a leader and knows all others.
+func Cluster(t testing.TB, size int) []*Node {
+	t.Helper()
+	nodes := startCluster(t, "cluster", size, nil)
+	awaitJetStream(t, nodes)
+	return nodes
+}
+
+// Clusters starts two clusters that are joined by gateways, and carry one JetStream together: a stream is in one of them, and
+// is reached from both.
+func Clusters(t testing.TB, firstSize, secondSize int) (first, second []*Node) {
+	t.Helper()
+	first = startCluster(t, "first", firstSize, func(options *server.Options) {
+		options.Gateway = gateway("first")
+	})
+	await(t, "the first cluster's gateway", func() bool { return first[0].server.GatewayAddr() != nil })
+	known := &server.RemoteGatewayOpts{Name: "first", URLs: []*url.URL{{Host: first[0].server.GatewayAddr().String()}}}
+	second = startCluster(t, "second", secondSize, func(options *server.Options) {
+		options.Gateway = gateway("second", known)
+	})
+	awaitJetStream(t, append(first, second...))
+	return first, second
+}
+
+func gateway(name string, remotes ...*server.RemoteGatewayOpts) server.GatewayOpts {
+	return server.GatewayOpts{Name: name, Host: loopback, Port: server.RANDOM_PORT, Gateways: remotes}
+}
+
+// startCluster starts servers that will find each other. They take clients only when they have a JetStream together. They
+// are told all their ports for routes before the first one starts, since they would not form a JetStream otherwise.
+func startCluster(t testing.TB, name string, size int, change func(*server.Options)) []*Node {
+	t.Helper()
+	ports := freePorts(t, size)
+	var routes []*url.URL
+	for _, port := range ports {
+		routes = append(routes, &url.URL{Scheme: "nats-route", Host: net.JoinHostPort(loopback, strconv.Itoa(port))})
+	}
+	var nodes []*Node
+	for i, port := range ports {
+		options := optionsOf(t, fmt.Sprintf("%s-%d", name, i+1))
+		options.JetStream, options.Routes = true, routes
+		options.Cluster = server.ClusterOpts{Name: name, Host: loopback, Port: port}
+		if change != nil {
+			change(options)
+		}
+		nodes = append(nodes, start(t, options))
+	}
+	return nodes
+}
+
+// freePorts are ports of the loopback interface on which nothing listens now.
+func freePorts(t testing.TB, count int) []int {
+	t.Helper()
+	var ports []int
+	for range count {
+		listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", net.JoinHostPort(loopback, "0"))
+		require.NoError(t, err)
+		defer func() { require.NoError(t, listener.Close()) }() // when all are taken, so that no two are the same
+		address, ok := listener.Addr().(*net.TCPAddr)
+		require.True(t, ok)
+		ports = append(ports, address.Port)
+	}
+	return ports
+}
+
+// awaitJetStream waits until the servers carry one JetStream, have chosen who leads it, and all answer for it.
+func awaitJetStream(t testing.TB, nodes []*Node) {
+	t.Helper()
+	await(t, "one JetStream of all servers", func() bool {
+		complete := false // only the leader knows its peers
+		for _, node := range nodes {
+			if !node.server.JetStreamIsCurrent() {
+				return false
+			}
+			complete = complete || len(node.server.JetStreamClusterPeers()) == len(nodes)
+		}
+		return complete
+	})
+	for _, node := range nodes {
+		node.awaitClients(t)
+		awaitAnswer(t, node, "")
+	}
+}
+
+// Hub starts a server that takes leaf nodes, with a JetStream of the given domain. Leaf nodes reach its streams by that
+// domain only.
+func Hub(t testing.TB, domain string) *Node {
+	t.Helper()
+	options := optionsOf(t, "hub")
+	options.JetStream, options.JetStreamDomain = true, domain
+	options.LeafNode = server.LeafNodeOpts{Host: loopback, Port: server.RANDOM_PORT}
+	hub := start(t, options)
+	hub.awaitClients(t)
+	state, err := hub.server.Varz(nil)
+	require.NoError(t, err)
+	hub.leaf = net.JoinHostPort(loopback, strconv.Itoa(state.LeafNode.Port))
+	return hub
+}
+
+// Leaf starts a server that is a leaf node of the hub: clients of either reach those of the other. With a domain of its own it
+// has its own JetStream; with none it has no JetStream. It is returned when clients of it reach the JetStream of the
+// hub's domain.
+func Leaf(t testing.TB, hub *Node, domain string) *Node {
+	t.Helper()
+	options := optionsOf(t, "leaf-"+domain)
+	options.JetStream, options.JetStreamDomain = domain != "", domain
+	options.LeafNode = server.LeafNodeOpts{
+		ReconnectInterval: 50 * time.Millisecond,
+		Remotes:           []*server.RemoteLeafOpts{{URLs: []*url.URL{{Scheme: "nats-leaf", Host: hub.leaf}}}},
+	}
+	leaf := start(t, options)
+	leaf.awaitClients(t)
+	awaitAnswer(t, leaf, hub.server.JetStreamConfig().Domain)
+	return leaf
+}
+
+func optionsOf(t testing.TB, name string) *server.Options {
+	t.Helper()
+	return &server.Options{
+		ServerName: name, Host: loopback, Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
+		StoreDir: t.TempDir(), JetStreamMaxMemory: maxMemory, JetStreamMaxStore: maxStore,
+	}
+}
+
+// start starts a server that ends with the test.
+func start(t testing.TB, options *server.Options) *Node {
+	t.Helper()
+	started, err := server.NewServer(options)
+	require.NoError(t, err, "configuring the test's NATS server %s", options.ServerName)
+	node := &Node{server: started}
+	t.Cleanup(node.Shutdown)
+	started.Start()
+	return node
+}
+
+func (n *Node) awaitClients(t testing.TB) {
+	t.Helper()
+	require.True(t, n.server.ReadyForConnections(Patience), "the test's NATS server %s does not get ready", n.Name())
+}
+
+// awaitAnswer waits until a client of the server reaches the JetStream of the domain.
+func awaitAnswer(t testing.TB, node *Node, domain string) {
+	t.Helper()
+	subject := "$JS.API.INFO"
+	if domain != "" {
+		subject = "$JS." + domain + ".API.INFO"
+	}
+	connection, _ := Connect(t, node)
+	await(t, "an answer from JetStream to a client of "+node.Name(), func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := connection.RequestWithContext(ctx, subject, nil)
+		return err == nil
+	})
+	connection.Close()
+}
+
+// await looks at the servers until what is waited for is there.
+func await(t testing.TB, what string, there func() bool) {
+	t.Helper()
+	require.Eventually(t, there, Patience, 20*time.Millisecond, "waiting for %s", what)
+}
