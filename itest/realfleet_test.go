@@ -24,7 +24,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/zfleet/zfleet/fleet"
@@ -389,11 +388,9 @@ func (f *realFleet) client() *fleet.Client {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), testfleet.Timeout)
 	f.t.Cleanup(cancel)
-	conn, err := protocol.Connect(ctx, protocol.ConnectOptions{URL: f.url, Name: "test", Wait: -1})
+	conn, js, err := protocol.Connect(ctx, protocol.ConnectOptions{URL: f.url, Name: "test", Wait: -1})
 	require.NoError(f.t, err)
 	f.t.Cleanup(conn.Close)
-	js, err := jetstream.New(conn)
-	require.NoError(f.t, err)
 	var resources *protocol.Resources
 	f.await("the fleet's resources", func() bool {
 		resources, err = protocol.OpenResources(ctx, js)

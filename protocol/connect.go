@@ -44,22 +44,26 @@ type ConnectOptions struct {
 	// Cert and Key are the paths of the client's certificate and key.
 	Cert string
 	Key  string
+	// Domain is the JetStream domain that the fleet's streams and buckets are in where they are
+	// reached through a leaf node; empty is that of the context, or else that of the server that is connected to.
+	Domain string
 	// Name is the connection's name, which NATS shows to its operators: "zctl worker alpha".
 	Name string
 	// Logger is told about lost and new connections; nil is silent.
 	Logger *slog.Logger
-	// InProcess is an embedded server to connect to; nothing but Name, Logger and Wait counts then.
+	// InProcess is an embedded server to connect to; nothing but Domain, Name, Logger and Wait counts then.
 	InProcess nats.InProcessConnProvider
 	// Wait is how long the first connection is tried before it is given up; 0 is DefaultConnectWait, and a negative value
 	// tries as long as the context lasts.
 	Wait time.Duration
 }
 
-// Connect connects to NATS and checks that the server is new enough and that JetStream is there. The first connection is
-// tried until the options' Wait or ctx is over, except where trying again cannot help, such as wrong credentials. After
-// that the connection is kept up for ever: it reconnects by itself until the caller closes it. An attempt that is under
-// way when ctx is cancelled still takes up to 2 seconds for each server.
-func Connect(ctx context.Context, options ConnectOptions) (*nats.Conn, error) {
+// Connect connects to NATS, checks that the server is new enough and that JetStream is there, and gives the connection and
+// the JetStream that the fleet lives in: that of the options' domain, or of the context's. The first connection is tried
+// until the options' Wait or ctx is over, except where trying again cannot help, such as wrong credentials. After that the
+// connection is kept up for ever: it reconnects by itself until the caller closes it. An attempt that is under way when ctx
+// is cancelled still takes up to 2 seconds for each server.
+func Connect(ctx context.Context, options ConnectOptions) (*nats.Conn, jetstream.JetStream, error) {
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -73,23 +77,40 @@ func Connect(ctx context.Context, options ConnectOptions) (*nats.Conn, error) {
 	delays := backoff.NewExponentialBackOff()
 	delays.InitialInterval = 100 * time.Millisecond
 	delays.MaxInterval = 5 * time.Second
-	connection, err := backoff.Retry(ctx, func() (*nats.Conn, error) {
-		connection, err := options.connectOnce()
+	js, err := backoff.Retry(ctx, func() (jetstream.JetStream, error) {
+		js, err := options.connectOnce(ctx)
 		if err != nil && hopeless(err) {
 			return nil, backoff.Permanent(Failf(Permanent, "%w", err))
 		}
-		return connection, err
+		return js, err
 	}, backoff.WithBackOff(delays), backoff.WithMaxElapsedTime(wait), backoff.WithNotify(func(err error, next time.Duration) {
 		options.Logger.WarnContext(ctx, "NATS cannot be reached yet", "error", err, "next_try", next)
 	}))
 	if err != nil {
-		return nil, AsFailure(fmt.Errorf("connecting to %s: %w", options.where(), err), Transient)
+		return nil, nil, AsFailure(fmt.Errorf("connecting to %s: %w", options.where(), err), Transient)
 	}
-	if err := checkServer(ctx, connection); err != nil {
-		connection.Close()
+	return js.Conn(), js, nil
+}
+
+// JetStream is the JetStream of the given domain, as it is reached over the connection; an empty domain is that of the server
+// that is connected to. A host behind a leaf node reaches the streams, buckets and objects of the server that the leaf node
+// is connected to by that server's domain, whether the leaf node has a JetStream of its own or none.
+func JetStream(connection *nats.Conn, domain string) (jetstream.JetStream, error) {
+	if err := ValidateDomain(domain); err != nil {
 		return nil, err
 	}
-	return connection, nil
+	if domain == "" {
+		return jetstream.New(connection)
+	}
+	return jetstream.NewWithDomain(connection, domain)
+}
+
+// ValidateDomain tells whether the name can be a JetStream domain, which is a token of subjects; the empty one can.
+func ValidateDomain(name string) error {
+	if strings.ContainsAny(name, ".*> \t\r\n\f\x00") {
+		return Usagef("JetStream domain %q: a domain is one word without dots, spaces, * and >", name)
+	}
+	return nil
 }
 
 // where names the server for people.
@@ -122,10 +143,29 @@ func redact(list string) string {
 	return strings.Join(addresses, ",")
 }
 
-func (o ConnectOptions) connectOnce() (*nats.Conn, error) {
+// connectOnce tries once to connect to a server that can carry the fleet.
+func (o ConnectOptions) connectOnce(ctx context.Context) (jetstream.JetStream, error) {
+	connection, domain, err := o.dial()
+	if err != nil {
+		return nil, err
+	}
+	js, err := JetStream(connection, domain)
+	if err == nil {
+		err = checkServer(ctx, js)
+	}
+	if err != nil {
+		connection.Close()
+		return nil, err
+	}
+	return js, nil
+}
+
+// dial connects to the first server that takes the connection, and tells which domain counts.
+func (o ConnectOptions) dial() (connection *nats.Conn, domain string, err error) {
 	settings := o.settings()
 	if o.InProcess != nil {
-		return nats.Connect("", append(settings, nats.InProcessServer(o.InProcess))...)
+		connection, err = nats.Connect("", append(settings, nats.InProcessServer(o.InProcess))...)
+		return connection, o.Domain, err
 	}
 	if o.Creds != "" {
 		settings = append(settings, nats.UserCredentials(o.Creds))
@@ -133,7 +173,7 @@ func (o ConnectOptions) connectOnce() (*nats.Conn, error) {
 	if o.NKey != "" {
 		option, err := nats.NkeyOptionFromSeed(o.NKey)
 		if err != nil {
-			return nil, Failf(Permanent, "NKey seed file %s: %w", o.NKey, err)
+			return nil, "", Failf(Permanent, "NKey seed file %s: %w", o.NKey, err)
 		}
 		settings = append(settings, option)
 	}
@@ -144,7 +184,8 @@ func (o ConnectOptions) connectOnce() (*nats.Conn, error) {
 		settings = append(settings, nats.ClientCert(o.Cert, o.Key))
 	}
 	if o.URL != "" && o.Context == "" {
-		return nats.Connect(o.URL, settings...)
+		connection, err = nats.Connect(o.URL, settings...)
+		return connection, o.Domain, err
 	}
 	loaded := false
 	settings = append(settings, func(opts *nats.Options) error {
@@ -154,19 +195,20 @@ func (o ConnectOptions) connectOnce() (*nats.Conn, error) {
 		}
 		return nil
 	})
-	connection, context, err := natscontext.Connect(o.Context, settings...)
-	if err != nil && !loaded {
-		return nil, Failf(Permanent, "loading the context: %w", err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if context.JSDomain != "" || context.JSAPIPrefix != "" {
+	connection, selected, err := natscontext.Connect(o.Context, settings...)
+	switch {
+	case err != nil && !loaded:
+		return nil, "", Failf(Permanent, "loading the context: %w", err)
+	case err != nil:
+		return nil, "", err
+	case selected.JSAPIPrefix != "":
 		connection.Close()
-		return nil, Failf(Permanent, "the context sets a JetStream domain or API prefix (%s%s), which zctl does not use:"+
-			" connect to a server of that domain", context.JSDomain, context.JSAPIPrefix)
+		return nil, "", Failf(Permanent, "the context sets a prefix for the JetStream API (%s), which zctl does not use: name the"+
+			" fleet's JetStream domain instead, or connect with an account that has the fleet's streams itself", selected.JSAPIPrefix)
+	case o.Domain != "":
+		return connection, o.Domain, nil
 	}
-	return connection, nil
+	return connection, selected.JSDomain, nil
 }
 
 // settings are the options of every connection.
@@ -209,30 +251,30 @@ func hopeless(err error) bool {
 	var path *fs.PathError
 	var authority x509.UnknownAuthorityError
 	var hostname x509.HostnameError
-	return KindOf(err, Transient) == Permanent || errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) ||
+	kind := KindOf(err, Transient)
+	return kind == Permanent || kind == Usage || errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) ||
 		errors.Is(err, nats.ErrSecureConnRequired) || errors.Is(err, nats.ErrSecureConnWanted) ||
 		errors.As(err, &path) || errors.As(err, &authority) || errors.As(err, &hostname)
 }
 
-// checkServer tells whether the server can carry the fleet.
-func checkServer(ctx context.Context, connection *nats.Conn) error {
-	version := connection.ConnectedServerVersion()
+// checkServer tells whether the server that js is connected to can carry the fleet.
+func checkServer(ctx context.Context, js jetstream.JetStream) error {
+	server, version, domain := js.Conn().ConnectedUrlRedacted(), js.Conn().ConnectedServerVersion(), js.Options().Domain
 	if !serverWillDo(version) {
 		return Failf(Permanent, "the NATS server at %s is version %s, and zfleet needs %d.%d or newer: upgrade the server",
-			connection.ConnectedUrlRedacted(), version, minServerMajor, minServerMinor)
+			server, version, minServerMajor, minServerMinor)
 	}
-	js, err := jetstream.New(connection)
-	if err != nil {
-		return fmt.Errorf("opening JetStream: %w", err)
-	}
-	_, err = js.AccountInfo(ctx)
+	_, err := js.AccountInfo(ctx)
+	silent := errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount)
 	switch {
-	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+	case silent && domain != "":
+		return Failf(Transient, "nobody answers for the JetStream domain %q at the NATS server %s: is it the domain in the jetstream"+
+			" block of the fleet's NATS servers, and is this leaf node connected to them? %w", domain, server, err)
+	case silent:
 		return Failf(Permanent, "the NATS server at %s has no JetStream for this account: start it with -js, or enable jetstream"+
-			" in its configuration: %w", connection.ConnectedUrlRedacted(), err)
+			" in its configuration; a host behind a leaf node names the domain of the servers behind it: %w", server, err)
 	case err != nil:
-		return AsFailure(fmt.Errorf("asking the NATS server at %s about JetStream: %w", connection.ConnectedUrlRedacted(), err),
-			Transient)
+		return AsFailure(fmt.Errorf("asking the NATS server at %s about JetStream: %w", server, err), Transient)
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func TestConnectInProcessAndByURL(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			options.Name = "zctl worker alpha"
-			connection, err := protocol.Connect(t.Context(), options)
+			connection, _, err := protocol.Connect(t.Context(), options)
 			require.NoError(t, err)
 			defer connection.Close()
 			require.Equal(t, "zctl worker alpha", connection.Opts.Name)
@@ -57,7 +57,7 @@ func closedPort(t *testing.T) string {
 func TestConnectGivesUpAfterItsWait(t *testing.T) {
 	t.Parallel()
 	address := "nats://me:secret@127.0.0.1:" + closedPort(t)
-	_, err := protocol.Connect(t.Context(), protocol.ConnectOptions{URL: address, Wait: 300 * time.Millisecond})
+	_, _, err := protocol.Connect(t.Context(), protocol.ConnectOptions{URL: address, Wait: 300 * time.Millisecond})
 	require.ErrorIs(t, err, nats.ErrNoServers)
 	require.ErrorContains(t, err, "connecting to NATS at nats://xxxxx@127.0.0.1:")
 	require.NotContains(t, err.Error(), "secret")
@@ -65,7 +65,7 @@ func TestConnectGivesUpAfterItsWait(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	_, err = protocol.Connect(ctx, protocol.ConnectOptions{URL: address, Wait: -1})
+	_, _, err = protocol.Connect(ctx, protocol.ConnectOptions{URL: address, Wait: -1})
 	require.ErrorIs(t, err, context.DeadlineExceeded, "without a bound the context is one")
 }
 
@@ -75,7 +75,7 @@ func TestConnectWaitsForTheServer(t *testing.T) {
 	address := "127.0.0.1:" + closedPort(t)
 	connected := make(chan error, 1)
 	go func() {
-		connection, err := protocol.Connect(t.Context(), protocol.ConnectOptions{
+		connection, _, err := protocol.Connect(t.Context(), protocol.ConnectOptions{
 			URL: "nats://" + address, Wait: time.Minute, Logger: slog.New(slog.NewTextHandler(log, nil)),
 		})
 		if err == nil {
@@ -129,7 +129,7 @@ func TestConnectReconnectsAndSaysSo(t *testing.T) {
 	t.Parallel()
 	embedded := natstest.Start(t, natsserver.Options{Listen: "127.0.0.1:0"})
 	log := newLogBuffer()
-	connection, err := protocol.Connect(t.Context(), protocol.ConnectOptions{
+	connection, _, err := protocol.Connect(t.Context(), protocol.ConnectOptions{
 		URL: embedded.ClientURL(), Logger: slog.New(slog.NewTextHandler(log, nil)),
 	})
 	require.NoError(t, err)
@@ -158,7 +158,7 @@ func bareServer(t *testing.T, options server.Options) string {
 
 func TestConnectNeedsJetStream(t *testing.T) {
 	t.Parallel()
-	_, err := protocol.Connect(t.Context(), protocol.ConnectOptions{URL: bareServer(t, server.Options{})})
+	_, _, err := protocol.Connect(t.Context(), protocol.ConnectOptions{URL: bareServer(t, server.Options{})})
 	require.ErrorContains(t, err, "has no JetStream for this account: start it with -js")
 	require.Equal(t, protocol.Permanent, protocol.KindOf(err, protocol.Transient))
 }
@@ -183,7 +183,7 @@ func TestConnectRefusesAnOldServer(t *testing.T) {
 			}
 		}
 	}()
-	_, err = protocol.Connect(t.Context(), protocol.ConnectOptions{URL: "nats://" + listener.Addr().String()})
+	_, _, err = protocol.Connect(t.Context(), protocol.ConnectOptions{URL: "nats://" + listener.Addr().String()})
 	require.ErrorContains(t, err, "is version 2.10.29, and zfleet needs 2.11 or newer: upgrade the server")
 	require.Equal(t, protocol.Permanent, protocol.KindOf(err, protocol.Transient))
 	require.NoError(t, listener.Close())
@@ -194,7 +194,7 @@ func TestConnectDoesNotRetryWhatCannotSucceed(t *testing.T) {
 	t.Parallel()
 	address := bareServer(t, server.Options{Username: "fleet", Password: "right", JetStream: true, StoreDir: t.TempDir()})
 	right := strings.Replace(address, "://", "://fleet:right@", 1)
-	connection, err := protocol.Connect(t.Context(), protocol.ConnectOptions{URL: right})
+	connection, _, err := protocol.Connect(t.Context(), protocol.ConnectOptions{URL: right})
 	require.NoError(t, err)
 	connection.Close()
 	missing := filepath.Join(t.TempDir(), "missing")
@@ -215,7 +215,7 @@ func TestConnectDoesNotRetryWhatCannotSucceed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test.options.Wait = time.Hour
-			_, err := protocol.Connect(t.Context(), test.options)
+			_, _, err := protocol.Connect(t.Context(), test.options)
 			require.ErrorContains(t, err, test.says)
 			require.NotContains(t, err.Error(), "wrong@")
 			require.Equal(t, protocol.Permanent, protocol.KindOf(err, protocol.Transient))
@@ -224,7 +224,9 @@ func TestConnectDoesNotRetryWhatCannotSucceed(t *testing.T) {
 }
 
 func TestConnectWithAContextOfTheNATSCommand(t *testing.T) {
-	address := bareServer(t, server.Options{Username: "fleet", Password: "right", JetStream: true, StoreDir: t.TempDir()})
+	address := bareServer(t, server.Options{
+		Username: "fleet", Password: "right", JetStream: true, JetStreamDomain: "hub", StoreDir: t.TempDir(),
+	})
 	home := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", home)
 	write := func(name, text string) {
@@ -235,28 +237,58 @@ func TestConnectWithAContextOfTheNATSCommand(t *testing.T) {
 	write("context/fleet.json", fmt.Sprintf(`{"url": %q, "user": "fleet", "password": "right"}`, address))
 	write("context/elsewhere.json", `{"url": "nats://127.0.0.1:1", "user": "fleet", "password": "right"}`)
 	write("context/domain.json", fmt.Sprintf(`{"url": %q, "user": "fleet", "password": "right", "jetstream_domain": "hub"}`, address))
+	write("context/prefix.json", fmt.Sprintf(`{"url": %q, "user": "fleet", "password": "right", "jetstream_api_prefix": "JS.hub"}`, address))
 	write("context.txt", "fleet")
 
-	for name, options := range map[string]protocol.ConnectOptions{
-		"the selected one":     {},
-		"by name":              {Context: "fleet"},
-		"by path":              {Context: filepath.Join(home, "nats", "context", "fleet.json")},
-		"with a URL of my own": {Context: "elsewhere", URL: address},
+	for name, test := range map[string]struct {
+		options protocol.ConnectOptions
+		domain  string
+	}{
+		"the selected one":        {protocol.ConnectOptions{}, ""},
+		"by name":                 {protocol.ConnectOptions{Context: "fleet"}, ""},
+		"by path":                 {protocol.ConnectOptions{Context: filepath.Join(home, "nats", "context", "fleet.json")}, ""},
+		"with a URL of my own":    {protocol.ConnectOptions{Context: "elsewhere", URL: address}, ""},
+		"with a domain":           {protocol.ConnectOptions{Context: "domain"}, "hub"},
+		"with a domain of my own": {protocol.ConnectOptions{Context: "fleet", Domain: "hub"}, "hub"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			connection, err := protocol.Connect(t.Context(), options)
+			connection, js, err := protocol.Connect(t.Context(), test.options)
 			require.NoError(t, err)
-			connection.Close()
+			defer connection.Close()
+			require.Same(t, connection, js.Conn())
+			require.Equal(t, test.domain, js.Options().Domain)
 		})
 	}
 	for says, options := range map[string]protocol.ConnectOptions{
-		`unknown context "nobody"`:     {Context: "nobody"},
-		"a JetStream domain":           {Context: "domain"},
-		"Authorization Violation":      {URL: address},
-		"invalid context name ../flee": {Context: "../fleet"},
+		`unknown context "nobody"`:       {Context: "nobody"},
+		"a prefix for the JetStream API": {Context: "prefix"},
+		"Authorization Violation":        {URL: address},
+		"invalid context name ../flee":   {Context: "../fleet"},
 	} {
-		_, err := protocol.Connect(t.Context(), options)
+		_, _, err := protocol.Connect(t.Context(), options)
 		require.ErrorContains(t, err, says)
 		require.Equal(t, protocol.Permanent, protocol.KindOf(err, protocol.Transient))
 	}
+}
+
+func TestConnectThroughALeafNode(t *testing.T) {
+	t.Parallel()
+	hub := natstest.Hub(t, "hub")
+	leaf := natstest.Leaf(t, hub, "")
+	connection, js, err := protocol.Connect(t.Context(), protocol.ConnectOptions{URL: leaf.ClientURL(), Domain: "hub"})
+	require.NoError(t, err)
+	defer connection.Close()
+	_, err = protocol.EnsureResources(t.Context(), js, protocol.ResourceOptions{})
+	require.NoError(t, err)
+
+	_, _, err = protocol.Connect(t.Context(), protocol.ConnectOptions{URL: leaf.ClientURL()})
+	require.ErrorContains(t, err, "a host behind a leaf node names the domain")
+	require.Equal(t, protocol.Permanent, protocol.KindOf(err, protocol.Transient))
+
+	_, _, err = protocol.Connect(t.Context(), protocol.ConnectOptions{URL: leaf.ClientURL(), Domain: "hop", Wait: time.Millisecond})
+	require.ErrorContains(t, err, `nobody answers for the JetStream domain "hop"`)
+	require.Equal(t, protocol.Transient, protocol.KindOf(err, protocol.Permanent), "the leaf node may not be connected yet")
+
+	_, _, err = protocol.Connect(t.Context(), protocol.ConnectOptions{URL: leaf.ClientURL(), Domain: "hub.one", Wait: time.Hour})
+	require.ErrorContains(t, err, "a domain is one word")
 }

@@ -261,7 +261,7 @@ func checkDataset(ctx context.Context, c *checker, system *zfs.System, field, na
 // checkFleet looks whether NATS answers, whether there is a fleet, and whether the job's hosts are in it.
 func (p *program) checkFleet(ctx context.Context, c *checker, file hostfile.File, job *protocol.Job) {
 	d := &daemon{file: file}
-	conn, err := d.connectFor(ctx, "check", openWait)
+	conn, js, err := d.connectFor(ctx, "check", openWait)
 	if err != nil {
 		if file.NATS.Embedded != nil {
 			c.warn("NATS", "%v; that is as it should be while zctl server does not run", err)
@@ -272,7 +272,7 @@ func (p *program) checkFleet(ctx context.Context, c *checker, file hostfile.File
 	}
 	defer conn.Close()
 	c.ok("NATS", "%s, version %s", conn.ConnectedUrlRedacted(), conn.ConnectedServerVersion())
-	resources, err := openResources(ctx, conn)
+	resources, err := openResources(ctx, js)
 	if err != nil {
 		c.warn("fleet", "%v", err)
 		return

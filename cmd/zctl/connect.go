@@ -19,12 +19,14 @@ import (
 )
 
 // connectionFlags say where NATS is.
-type connectionFlags struct{ url, creds, context string }
+type connectionFlags struct{ url, creds, context, domain string }
 
 func (f *connectionFlags) add(command *cobra.Command) {
 	command.Flags().StringVar(&f.url, "nats", "", "NATS server URLs, separated by commas (environment: ZFLEET_NATS)")
 	command.Flags().StringVar(&f.creds, "creds", "", "NATS credentials file (environment: ZFLEET_CREDS)")
 	command.Flags().StringVar(&f.context, "context", "", "context of the nats CLI; without --nats the selected one is the default")
+	command.Flags().StringVar(&f.domain, "domain", "",
+		"JetStream domain of the fleet, where NATS is reached through a leaf node (environment: ZFLEET_DOMAIN)")
 }
 
 // resolve fills in what the environment says.
@@ -34,6 +36,9 @@ func (f connectionFlags) resolve(getenv func(string) string) connectionFlags {
 	}
 	if f.creds == "" {
 		f.creds = getenv("ZFLEET_CREDS")
+	}
+	if f.domain == "" {
+		f.domain = getenv("ZFLEET_DOMAIN")
 	}
 	return f
 }
@@ -55,8 +60,9 @@ func (p *program) open(ctx context.Context, command string, flags connectionFlag
 	// Trouble with the connection is shown by the commands themselves; the log would only tear up their output.
 	logger := slog.New(slog.DiscardHandler)
 	flags = flags.resolve(p.getenv)
-	conn, err := protocol.Connect(ctx, protocol.ConnectOptions{
-		URL: flags.url, Creds: flags.creds, Context: flags.context, Name: "zctl " + command, Logger: logger, Wait: openWait,
+	conn, js, err := protocol.Connect(ctx, protocol.ConnectOptions{
+		URL: flags.url, Creds: flags.creds, Context: flags.context, Domain: flags.domain,
+		Name: "zctl " + command, Logger: logger, Wait: openWait,
 	})
 	if err != nil {
 		return ctx, nil, protocol.Failf(protocol.KindOf(err, protocol.Transient),
@@ -69,7 +75,7 @@ func (p *program) open(ctx context.Context, command string, flags connectionFlag
 		conn.Close()
 		return ctx, nil, err
 	}
-	resources, err := openResources(ctx, conn)
+	resources, err := openResources(ctx, js)
 	if err != nil {
 		s.close()
 		return ctx, nil, err
@@ -80,11 +86,7 @@ func (p *program) open(ctx context.Context, command string, flags connectionFlag
 }
 
 // openResources opens the fleet's streams and buckets within openWait.
-func openResources(ctx context.Context, conn *nats.Conn) (*protocol.Resources, error) {
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return nil, protocol.Failf(protocol.Permanent, "open JetStream: %w", err)
-	}
+func openResources(ctx context.Context, js jetstream.JetStream) (*protocol.Resources, error) {
 	ctx, cancel := context.WithTimeout(ctx, openWait)
 	defer cancel()
 	resources, err := protocol.OpenResources(ctx, js)

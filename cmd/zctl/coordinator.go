@@ -33,12 +33,12 @@ number may run: one leads, and another takes over when it dies. It needs no ZFS.
 				return err
 			}
 			defer d.stop()
-			conn, err := d.connect(ctx, "coordinator")
+			conn, js, err := d.connect(ctx, "coordinator")
 			if err != nil {
 				return ended(ctx, err)
 			}
 			defer conn.Close()
-			resources, err := ensureResources(ctx, conn, file.Coordinator.Replicas)
+			resources, err := d.ensureResources(ctx, js)
 			if err != nil {
 				return ended(ctx, err)
 			}

@@ -130,6 +130,9 @@ func (p *program) hostFile(flags daemonFlags) (hostfile.File, error) {
 	if connection.creds != "" {
 		file.NATS.Creds = connection.creds
 	}
+	if connection.domain != "" {
+		file.NATS.Domain = connection.domain
+	}
 	return file, nil
 }
 
@@ -169,15 +172,15 @@ func (d *daemon) stop() {
 }
 
 // connect connects to the fleet's NATS, for as long as it takes.
-func (d *daemon) connect(ctx context.Context, role string) (*nats.Conn, error) {
+func (d *daemon) connect(ctx context.Context, role string) (*nats.Conn, jetstream.JetStream, error) {
 	return d.connectFor(ctx, role, -1)
 }
 
-func (d *daemon) connectFor(ctx context.Context, role string, wait time.Duration) (*nats.Conn, error) {
+func (d *daemon) connectFor(ctx context.Context, role string, wait time.Duration) (*nats.Conn, jetstream.JetStream, error) {
 	settings := d.file.NATS
 	options := protocol.ConnectOptions{
 		URL: settings.URL, Context: settings.Context, Creds: settings.Creds, NKey: settings.NKey,
-		CA: settings.CA, Cert: settings.Cert, Key: settings.Key,
+		CA: settings.CA, Cert: settings.Cert, Key: settings.Key, Domain: settings.Domain,
 		Name: "zctl " + role + " " + string(d.file.Host), Logger: d.logger, Wait: wait,
 	}
 	if settings.Embedded != nil && options.URL == "" {
@@ -188,22 +191,18 @@ func (d *daemon) connectFor(ctx context.Context, role string, wait time.Duration
 
 const setupTimeout = 30 * time.Second
 
-// ensureResources makes sure that the fleet's streams and buckets are there.
-func ensureResources(ctx context.Context, conn *nats.Conn, replicas int) (*protocol.Resources, error) {
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return nil, fmt.Errorf("open JetStream: %w", err)
-	}
+// ensureResources makes sure that the fleet's streams and buckets are there, and are as the host file says.
+func (d *daemon) ensureResources(ctx context.Context, js jetstream.JetStream) (*protocol.Resources, error) {
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
-	return protocol.EnsureResources(ctx, js, protocol.ResourceOptions{Replicas: replicas})
+	return protocol.EnsureResources(ctx, js, protocol.ResourceOptions{Replicas: d.file.Coordinator.Replicas})
 }
 
 // awaitResources waits until a coordinator has made the fleet's streams and buckets.
-func (d *daemon) awaitResources(ctx context.Context, conn *nats.Conn) (*protocol.Resources, error) {
+func (d *daemon) awaitResources(ctx context.Context, js jetstream.JetStream) (*protocol.Resources, error) {
 	told := ""
 	for {
-		resources, err := openResources(ctx, conn)
+		resources, err := openResources(ctx, js)
 		if err == nil {
 			return resources, nil
 		}

@@ -120,7 +120,7 @@ func TestEveryFieldOfAHostFileIsDocumented(t *testing.T) {
 	t.Parallel()
 	text := readDocs(t, "configuration.md")
 	for _, field := range []string{
-		"host", "nats.url", "nats.context", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.embedded.store_dir",
+		"host", "nats.url", "nats.context", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.domain", "nats.embedded.store_dir",
 		"nats.embedded.listen", "worker.slots.send", "worker.slots.recv", "worker.data.listen", "worker.data.advertise", "worker.data.tls",
 		"worker.allow.send", "worker.allow.recv", "coordinator.enabled", "coordinator.replicas", "telemetry.logs.level",
 		"telemetry.logs.format",

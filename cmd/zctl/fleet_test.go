@@ -25,7 +25,9 @@ func (b *testbed) resources() {
 	conn, err := nats.Connect(b.env["ZFLEET_NATS"])
 	require.NoError(b.t, err)
 	defer conn.Close()
-	_, err = ensureResources(b.t.Context(), conn, 0)
+	js, err := protocol.JetStream(conn, "")
+	require.NoError(b.t, err)
+	_, err = protocol.EnsureResources(b.t.Context(), js, protocol.ResourceOptions{})
 	require.NoError(b.t, err)
 }
 

@@ -91,14 +91,14 @@ func (p *program) serve(ctx context.Context, file hostfile.File) error {
 	}
 	defer server.Shutdown()
 	d.logger.InfoContext(ctx, "NATS server runs", "url", server.ClientURL(), "store", file.NATS.Embedded.StoreDir)
-	conn, err := protocol.Connect(ctx, protocol.ConnectOptions{
+	conn, js, err := protocol.Connect(ctx, protocol.ConnectOptions{
 		InProcess: server.InProcess(), Name: "zctl server " + string(file.Host), Logger: d.logger,
 	})
 	if err != nil {
 		return ended(ctx, err)
 	}
 	defer conn.Close()
-	resources, err := ensureResources(ctx, conn, file.Coordinator.Replicas)
+	resources, err := d.ensureResources(ctx, js)
 	if err != nil {
 		return ended(ctx, err)
 	}

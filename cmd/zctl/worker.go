@@ -34,12 +34,12 @@ asks. Several may run on one host. It needs OpenZFS, and root or delegated permi
 				return err
 			}
 			defer d.stop()
-			conn, err := d.connect(ctx, "worker")
+			conn, js, err := d.connect(ctx, "worker")
 			if err != nil {
 				return ended(ctx, err)
 			}
 			defer conn.Close()
-			resources, err := d.awaitResources(ctx, conn)
+			resources, err := d.awaitResources(ctx, js)
 			if err != nil {
 				return ended(ctx, err)
 			}

@@ -57,12 +57,9 @@ func startCrew(ctx context.Context, dir string, recorder *telemetry.Recorder, lo
 	if c.server, err = natsserver.Start(ctx, natsserver.Options{StoreDir: filepath.Join(dir, "nats"), ServerName: "demo", Logger: logger}); err != nil {
 		return nil, err
 	}
-	if c.conn, err = c.connect(ctx, "operator"); err != nil {
+	var js jetstream.JetStream
+	if c.conn, js, err = c.connect(ctx, "operator"); err != nil {
 		return nil, err
-	}
-	js, err := jetstream.New(c.conn)
-	if err != nil {
-		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
 	resources, err := protocol.EnsureResources(ctx, js, protocol.ResourceOptions{})
 	if err != nil {
@@ -84,7 +81,7 @@ func startCrew(ctx context.Context, dir string, recorder *telemetry.Recorder, lo
 	return c, nil
 }
 
-func (c *crew) connect(ctx context.Context, name string) (*nats.Conn, error) {
+func (c *crew) connect(ctx context.Context, name string) (*nats.Conn, jetstream.JetStream, error) {
 	return protocol.Connect(ctx, protocol.ConnectOptions{InProcess: c.server.InProcess(), Name: "zctl demo " + name, Logger: c.logger})
 }
 
@@ -103,14 +100,9 @@ func (c *crew) providerOf(ctx context.Context, role string, host protocol.Host) 
 
 // start starts a process.
 func (c *crew) start(ctx context.Context, name string, run func(context.Context, *nats.Conn, *protocol.Resources) error) error {
-	conn, err := c.connect(ctx, name)
+	conn, js, err := c.connect(ctx, name)
 	if err != nil {
 		return err
-	}
-	js, err := jetstream.New(conn)
-	if err != nil {
-		conn.Close()
-		return fmt.Errorf("open JetStream: %w", err)
 	}
 	resources, err := protocol.OpenResources(ctx, js)
 	if err != nil {

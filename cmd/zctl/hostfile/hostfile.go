@@ -40,6 +40,8 @@ type NATS struct {
 	CA    string `yaml:"ca"`
 	Cert  string `yaml:"cert"`
 	Key   string `yaml:"key"`
+	// Domain is the JetStream domain of the fleet, for a host behind a leaf node.
+	Domain string `yaml:"domain"`
 	// Embedded is for zctl server alone.
 	Embedded *Embedded `yaml:"embedded"`
 }
@@ -159,8 +161,15 @@ func (n NATS) validate() error {
 	if (n.Cert == "") != (n.Key == "") {
 		return protocol.Usagef("nats.cert and nats.key: set both or none")
 	}
+	if err := protocol.ValidateDomain(n.Domain); err != nil {
+		return protocol.Usagef("nats.domain: %w", err)
+	}
 	if n.Embedded == nil {
 		return nil
+	}
+	if n.Domain != "" {
+		return protocol.Usagef("nats: embedded and domain: a domain is for a host that reaches the fleet's NATS through a leaf node," +
+			" and not for the one that runs the fleet's NATS itself")
 	}
 	if n.URL != "" || n.Context != "" {
 		return protocol.Usagef("nats: embedded and url or context: a host runs its own NATS server or uses another, not both")

@@ -14,7 +14,7 @@ func TestAWholeFile(t *testing.T) {
 	t.Parallel()
 	file, err := Parse("alpha.yaml", []byte(`
 host: alpha
-nats: {url: "nats://10.0.0.1:4222,nats://10.0.0.2:4222", creds: /etc/zfleet/alpha.creds}
+nats: {url: "nats://10.0.0.1:4222,nats://10.0.0.2:4222", creds: /etc/zfleet/alpha.creds, domain: hub}
 worker:
   slots: {send: 2, recv: 3}
   data: {listen: ":9000", advertise: ["alpha.example:9000"], tls: off}
@@ -28,7 +28,7 @@ telemetry: {logs: {level: debug, format: json}}
 	require.NoError(t, file.Validate())
 	require.Equal(t, File{
 		Host: "alpha",
-		NATS: NATS{URL: "nats://10.0.0.1:4222,nats://10.0.0.2:4222", Creds: "/etc/zfleet/alpha.creds"},
+		NATS: NATS{URL: "nats://10.0.0.1:4222,nats://10.0.0.2:4222", Creds: "/etc/zfleet/alpha.creds", Domain: "hub"},
 		Worker: Worker{
 			Slots: Slots{Send: 2, Recv: 3},
 			Data:  Data{Listen: ":9000", Advertise: []string{"alpha.example:9000"}, TLS: TLSOff},
@@ -74,6 +74,8 @@ func TestValidationNamesTheField(t *testing.T) {
 		"{host: a, nats: {url: x, embedded: {store_dir: /s}}}":      "not both",
 		"{host: a, nats: {embedded: {listen: \":4222\"}}}":          "nats.embedded.store_dir",
 		"{host: a, nats: {embedded: {store_dir: /s, listen: no}}}":  "nats.embedded.listen",
+		"{host: a, nats: {domain: hub.one}}":                        "nats.domain",
+		"{host: a, nats: {domain: hub, embedded: {store_dir: /s}}}": "embedded and domain",
 		"{host: a, nats: {cert: /c}}":                               "nats.cert and nats.key",
 		"{host: a, worker: {slots: {send: 0}}}":                     "worker.slots",
 		"{host: a, worker: {data: {listen: \"8410\"}}}":             "worker.data.listen",
