@@ -35,6 +35,10 @@ type Config struct {
 	// Data is the data port that senders connect to.
 	Data   tcp.Config
 	Policy Policy
+	// Bandwidth is what the host allows all its steps together, in each direction. Other workers of the host count by themselves.
+	Bandwidth Bandwidth
+	// CompressionThreads is how many threads compress one stream; 0 is half the CPUs, and at least 1.
+	CompressionThreads int
 	// AckWait is how long a claim outlives a worker that died; 0 is the protocol's default. It must be the same for all
 	// workers of a host.
 	AckWait time.Duration
@@ -46,6 +50,11 @@ type Config struct {
 // Slots are how many steps of each role a worker works on at once. 0 is 4; a negative number takes no such steps.
 type Slots struct {
 	Send, Recv int
+}
+
+// Bandwidth bounds what a worker sends and receives in each second, on the network. The zero value is unlimited.
+type Bandwidth struct {
+	Send, Recv protocol.BandwidthLimit
 }
 
 // Worker works on the items of one host.
