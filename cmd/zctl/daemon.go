@@ -195,7 +195,17 @@ const setupTimeout = 30 * time.Second
 func (d *daemon) ensureResources(ctx context.Context, js jetstream.JetStream) (*protocol.Resources, error) {
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
-	return protocol.EnsureResources(ctx, js, protocol.ResourceOptions{Replicas: d.file.Coordinator.Replicas})
+	return protocol.EnsureResources(ctx, js, resourceOptions(d.file.Coordinator))
+}
+
+func resourceOptions(settings hostfile.Coordinator) protocol.ResourceOptions {
+	storage := jetstream.FileStorage
+	if settings.Streams.Storage == hostfile.StorageMemory {
+		storage = jetstream.MemoryStorage
+	}
+	return protocol.ResourceOptions{
+		Replicas: settings.Replicas, StreamsMaxBytes: int64(settings.Streams.MaxBytes), StreamsStorage: storage, //nolint:gosec // validated
+	}
 }
 
 // awaitResources waits until a coordinator has made the fleet's streams and buckets.
@@ -246,7 +256,10 @@ func (d *daemon) runWorker(ctx context.Context, conn *nats.Conn, resources *prot
 		Data: tcp.Config{
 			Listen: settings.Data.Listen, Advertise: settings.Data.Advertise, TLS: settings.Data.TLS == hostfile.TLSRequired, Logger: d.logger,
 		},
-		Policy: settings.Allow, Logger: d.logger, TracerProvider: d.tracing.Provider(),
+		Policy:             settings.Allow,
+		Bandwidth:          worker.Bandwidth{Send: settings.BandwidthLimit.Send, Recv: settings.BandwidthLimit.Recv},
+		CompressionThreads: settings.Compression.Threads,
+		Logger:             d.logger, TracerProvider: d.tracing.Provider(),
 	})
 	if err != nil {
 		return err

@@ -90,7 +90,7 @@ func TestDocumentedFilesAreValid(t *testing.T) {
 		require.NoError(t, err, "%s", match[1])
 		require.NoError(t, file.Validate(), "%s", match[1])
 	}
-	require.GreaterOrEqual(t, jobs, 3)
+	require.GreaterOrEqual(t, jobs, 4)
 	require.GreaterOrEqual(t, hosts, 2)
 }
 
@@ -122,8 +122,9 @@ func TestEveryFieldOfAHostFileIsDocumented(t *testing.T) {
 	for _, field := range []string{
 		"host", "nats.url", "nats.context", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.domain", "nats.embedded.store_dir",
 		"nats.embedded.listen", "worker.slots.send", "worker.slots.recv", "worker.data.listen", "worker.data.advertise", "worker.data.tls",
-		"worker.allow.send", "worker.allow.recv", "coordinator.enabled", "coordinator.replicas", "telemetry.logs.level",
-		"telemetry.logs.format",
+		"worker.allow.send", "worker.allow.recv", "worker.bandwidth_limit.send", "worker.bandwidth_limit.recv",
+		"worker.compression.threads", "coordinator.enabled", "coordinator.replicas", "coordinator.streams.max_bytes",
+		"coordinator.streams.storage", "telemetry.logs.level", "telemetry.logs.format",
 	} {
 		require.Contains(t, text, "`"+field+"`")
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"math"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -76,6 +77,16 @@ func embed(file *hostfile.File, storeDir, listen string) error {
 	return nil
 }
 
+// memoryFor is how much memory the server's JetStream may use, in bytes; 0 is its own default, which is enough where streams
+// are kept in files.
+func memoryFor(streams hostfile.Streams) int64 {
+	const others = 64 << 20
+	if streams.Storage != hostfile.StorageMemory {
+		return 0
+	}
+	return int64(min(streams.MaxBytes, math.MaxInt64-others)) + others //nolint:gosec // as much as fits
+}
+
 // serve runs all three until ctx ends or one of them fails. They stop in the order in which they need each other.
 func (p *program) serve(ctx context.Context, file hostfile.File) error {
 	d, err := p.startDaemon(ctx, "server", file)
@@ -84,7 +95,8 @@ func (p *program) serve(ctx context.Context, file hostfile.File) error {
 	}
 	defer d.stop()
 	server, err := natsserver.Start(ctx, natsserver.Options{
-		StoreDir: file.NATS.Embedded.StoreDir, Listen: file.NATS.Embedded.Listen, ServerName: string(file.Host), Logger: d.logger,
+		StoreDir: file.NATS.Embedded.StoreDir, Listen: file.NATS.Embedded.Listen, ServerName: string(file.Host),
+		MaxMemory: memoryFor(file.Coordinator.Streams), Logger: d.logger,
 	})
 	if err != nil {
 		return ended(ctx, err)

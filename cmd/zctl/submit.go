@@ -80,13 +80,15 @@ HOST:'tank/data<' all that is below it too. Filesystems land at ROOT/<source pat
 
 // jobFlags describe a job without a file.
 type jobFlags struct {
-	name      string
-	from      []string
-	exclude   []string
-	to        []string
-	initial   string
-	transport string
-	include   string
+	name        string
+	from        []string
+	exclude     []string
+	to          []string
+	initial     string
+	transport   string
+	include     string
+	compression string
+	limit       string
 }
 
 func (f *jobFlags) add(command *cobra.Command) {
@@ -96,12 +98,17 @@ func (f *jobFlags) add(command *cobra.Command) {
 	flags.StringArrayVar(&f.exclude, "exclude", nil, `filesystem to leave out, with "<" at the end for all below it too; may be repeated`)
 	flags.StringVar(&f.name, "job", "", "name of the job (default: made from --from and --to)")
 	flags.StringVar(&f.initial, "initial", "", "what a target without the filesystem gets: most_recent, all or fail (default most_recent)")
-	flags.StringVar(&f.transport, "transport", "", "auto, tcp or local (default auto)")
+	flags.StringVar(&f.transport, "transport", "", "auto, tcp, object or local (default auto)")
+	flags.StringVar(&f.compression, "compression", "",
+		"none, zstd, or zstd-1 to zstd-19: what is done to streams between hosts (default none)")
+	flags.StringVar(&f.limit, "limit", "",
+		"how much all steps of the job together may send in a second, like 20MiB; more in a job file (default: no limit)")
 	flags.StringVar(&f.include, "snapshots", "", "regular expression that names of replicated snapshots match (default: all)")
 }
 
 func (f jobFlags) given() bool {
-	return f.name != "" || len(f.from) > 0 || len(f.to) > 0 || len(f.exclude) > 0 || f.initial != "" || f.transport != "" || f.include != ""
+	return f.name != "" || len(f.from) > 0 || len(f.to) > 0 || len(f.exclude) > 0 || f.initial != "" || f.transport != "" || f.include != "" ||
+		f.compression != "" || f.limit != ""
 }
 
 // jobOf reads the job from the file, or makes it from the flags.
@@ -163,6 +170,16 @@ func (f jobFlags) job() (protocol.Job, error) {
 	}
 	if f.transport != "" {
 		job.Replication.Transport = protocol.Transport(f.transport)
+	}
+	if f.compression != "" {
+		job.Replication.Compression = protocol.Compression(f.compression)
+	}
+	if f.limit != "" {
+		limit, err := protocol.ParseByteSize(f.limit)
+		if err != nil {
+			return job, protocol.Usagef("--limit: %w", err)
+		}
+		job.Send.BandwidthLimit.Default = limit
 	}
 	job.Snapshots.Include = f.include
 	job.Name = f.name

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"strconv"
@@ -56,9 +57,11 @@ type Embedded struct {
 
 // Worker is what the host's worker does and may do.
 type Worker struct {
-	Slots Slots         `yaml:"slots"`
-	Data  Data          `yaml:"data"`
-	Allow worker.Policy `yaml:"allow"`
+	Slots          Slots         `yaml:"slots"`
+	Data           Data          `yaml:"data"`
+	Allow          worker.Policy `yaml:"allow"`
+	BandwidthLimit Bandwidth     `yaml:"bandwidth_limit"`
+	Compression    Compression   `yaml:"compression"`
 }
 
 // Slots bound how many steps a worker has under way at once.
@@ -84,13 +87,47 @@ const (
 	TLSOff      TLS = "off"
 )
 
+// Bandwidth bounds what the host's worker sends and receives, all jobs together.
+type Bandwidth struct {
+	Send protocol.BandwidthLimit `yaml:"send"`
+	Recv protocol.BandwidthLimit `yaml:"recv"`
+}
+
+// Compression is how the worker compresses the streams of jobs that ask for it.
+type Compression struct {
+	// Threads is how many threads compress one stream; 0 is half the CPUs, and at least 1.
+	Threads int `yaml:"threads"`
+}
+
 // Coordinator is whether and how the host coordinates.
 type Coordinator struct {
 	// Enabled is for zctl server; zctl coordinator coordinates in any case.
 	Enabled bool `yaml:"enabled"`
 	// Replicas is how many NATS servers keep each stream and bucket: 1, 3 or 5; 0 leaves existing ones as they are.
 	Replicas int `yaml:"replicas"`
+	// Streams is the bucket of streams that go through the object store.
+	Streams Streams `yaml:"streams"`
 }
+
+// Streams is where streams are that go through the object store.
+type Streams struct {
+	// MaxBytes bounds what all streams under way have stored together.
+	MaxBytes protocol.ByteSize `yaml:"max_bytes"`
+	// Storage counts when the bucket is made; a bucket that exists keeps its own.
+	Storage Storage `yaml:"storage"`
+}
+
+// Storage is where a NATS server keeps a bucket.
+type Storage string
+
+// The choices for Storage.
+const (
+	StorageFile   Storage = "file"
+	StorageMemory Storage = "memory"
+)
+
+// minStreams is two segments of a stream, without which nothing moves.
+const minStreams = 2 * protocol.MinSegment
 
 // Telemetry is how the host's processes tell what they do. Traces are set up by the OTEL_* variables.
 type Telemetry struct {
@@ -104,8 +141,10 @@ func Default() File {
 			Slots: Slots{Send: 4, Recv: 4},
 			Data:  Data{Listen: ":8410", TLS: TLSRequired},
 		},
-		Coordinator: Coordinator{Enabled: true},
-		Telemetry:   Telemetry{Logs: telemetry.LogOptions{Level: "info", Format: telemetry.FormatHuman}},
+		Coordinator: Coordinator{
+			Enabled: true, Streams: Streams{MaxBytes: protocol.DefaultStreamsMaxBytes, Storage: StorageFile},
+		},
+		Telemetry: Telemetry{Logs: telemetry.LogOptions{Level: "info", Format: telemetry.FormatHuman}},
 	}
 }
 
@@ -146,13 +185,29 @@ func (f File) Validate() error {
 	if err := f.Worker.validate(); err != nil {
 		return err
 	}
-	switch f.Coordinator.Replicas {
-	case 0, 1, 3, 5:
-	default:
-		return protocol.Usagef("coordinator.replicas is %d: use 1, 3 or 5", f.Coordinator.Replicas)
+	if err := f.Coordinator.validate(); err != nil {
+		return err
 	}
 	if err := f.Telemetry.Logs.Validate(); err != nil {
 		return protocol.Usagef("telemetry.logs: %w", err)
+	}
+	return nil
+}
+
+func (c Coordinator) validate() error {
+	switch c.Replicas {
+	case 0, 1, 3, 5:
+	default:
+		return protocol.Usagef("coordinator.replicas is %d: use 1, 3 or 5", c.Replicas)
+	}
+	if c.Streams.MaxBytes < minStreams || c.Streams.MaxBytes > math.MaxInt64 {
+		return protocol.Usagef("coordinator.streams.max_bytes is %s: use at least %s, and better the windows of all streams that are"+
+			" under way at once (replication.objects.window in the jobs)", c.Streams.MaxBytes, protocol.ByteSize(minStreams))
+	}
+	switch c.Streams.Storage {
+	case StorageFile, StorageMemory:
+	default:
+		return protocol.Usagef("coordinator.streams.storage %q: use %s or %s", c.Streams.Storage, StorageFile, StorageMemory)
 	}
 	return nil
 }
@@ -203,6 +258,15 @@ func (w Worker) validate() error {
 	}
 	if err := w.Allow.Validate(); err != nil {
 		return protocol.Usagef("worker.%w", err)
+	}
+	if err := w.BandwidthLimit.Send.Validate(); err != nil {
+		return protocol.Usagef("worker.bandwidth_limit.send: %w", err)
+	}
+	if err := w.BandwidthLimit.Recv.Validate(); err != nil {
+		return protocol.Usagef("worker.bandwidth_limit.recv: %w", err)
+	}
+	if w.Compression.Threads < 0 {
+		return protocol.Usagef("worker.compression.threads is %d: use at least 1, or 0 for half the CPUs", w.Compression.Threads)
 	}
 	return nil
 }

@@ -21,7 +21,9 @@ worker:
   allow:
     send: {"tank/data<": true, "tank/data/tmp<": false}
     recv: [{root: backup, jobs: ["prod-*"]}]
-coordinator: {enabled: false, replicas: 3}
+  bandwidth_limit: {send: {default: 100MiB, "08:00-18:00": 20MiB}, recv: 1GiB}
+  compression: {threads: 2}
+coordinator: {enabled: false, replicas: 3, streams: {max_bytes: 4GiB, storage: memory}}
 telemetry: {logs: {level: debug, format: json}}
 `))
 	require.NoError(t, err)
@@ -36,8 +38,16 @@ telemetry: {logs: {level: debug, format: json}}
 				Send: protocol.Filter{"tank/data<": true, "tank/data/tmp<": false},
 				Recv: []worker.RecvRule{{Root: "backup", Jobs: []string{"prod-*"}}},
 			},
+			BandwidthLimit: Bandwidth{
+				Send: protocol.BandwidthLimit{
+					Default:   100 << 20,
+					Intervals: []protocol.BandwidthInterval{{Days: protocol.EveryDay, From: 8 * 60, To: 18 * 60, Limit: 20 << 20}},
+				},
+				Recv: protocol.BandwidthLimit{Default: 1 << 30},
+			},
+			Compression: Compression{Threads: 2},
 		},
-		Coordinator: Coordinator{Replicas: 3},
+		Coordinator: Coordinator{Replicas: 3, Streams: Streams{MaxBytes: 4 << 30, Storage: StorageMemory}},
 		Telemetry:   Telemetry{Logs: telemetry.LogOptions{Level: "debug", Format: "json"}},
 	}, file)
 }
@@ -52,13 +62,15 @@ func TestAnEmptyFileHasDefaults(t *testing.T) {
 func TestFilesThatCannotBeMeant(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"host: alpha\nmetrics: x\n":                      `unknown field "metrics"`,
-		"host: alpha\nworker:\n  slots: {send: many}\n":  "3 |   slots: {send: many}",
-		"host: alpha\nhost: bravo\n":                     "already defined",
-		"host: alpha\ncoordinator: {http: \":8411\"}\n":  `unknown field "http"`,
-		"host: alpha\ntelemetry: {metrics: \":8412\"}\n": `unknown field "metrics"`,
-		"host: alpha\n---\nhost: bravo\n":                "more than one document",
-		"{":                                              "host file alpha.yaml",
+		"host: alpha\nmetrics: x\n":                              `unknown field "metrics"`,
+		"host: alpha\nworker:\n  slots: {send: many}\n":          "3 |   slots: {send: many}",
+		"host: alpha\nhost: bravo\n":                             "already defined",
+		"host: alpha\ncoordinator: {http: \":8411\"}\n":          `unknown field "http"`,
+		"host: alpha\ntelemetry: {metrics: \":8412\"}\n":         `unknown field "metrics"`,
+		"host: alpha\nworker: {bandwidth_limit: fast}\n":         "worker: {bandwidth_limit: fast}",
+		"host: alpha\nworker: {bandwidth_limit: {send: fast}}\n": `size "fast"`,
+		"host: alpha\n---\nhost: bravo\n":                        "more than one document",
+		"{":                                                      "host file alpha.yaml",
 	} {
 		_, err := Parse("alpha.yaml", []byte(text))
 		require.ErrorContains(t, err, want, "%s", text)
@@ -83,6 +95,12 @@ func TestValidationNamesTheField(t *testing.T) {
 		"{host: a, worker: {data: {tls: maybe}}}":                   "worker.data.tls",
 		"{host: a, worker: {allow: {send: {\"tank/*\": true}}}}":    "worker.allow.send",
 		"{host: a, worker: {allow: {recv: [{root: /backup}]}}}":     "worker.allow.recv[0]",
+		"{host: a, worker: {bandwidth_limit: {send: 1}}}":           "worker.bandwidth_limit.send",
+		"{host: a, worker: {bandwidth_limit: {recv: 100}}}":         "worker.bandwidth_limit.recv",
+		"{host: a, worker: {compression: {threads: -1}}}":           "worker.compression.threads",
+		"{host: a, coordinator: {streams: {max_bytes: 0}}}":         "coordinator.streams.max_bytes",
+		"{host: a, coordinator: {streams: {max_bytes: 9000PiB}}}":   "coordinator.streams.max_bytes",
+		"{host: a, coordinator: {streams: {storage: tape}}}":        "coordinator.streams.storage",
 		"{host: a, coordinator: {replicas: 2}}":                     "coordinator.replicas",
 		"{host: a, telemetry: {logs: {level: loud}}}":               "telemetry.logs",
 		"{host: a, telemetry: {logs: {format: xml, level: debug}}}": "telemetry.logs",
