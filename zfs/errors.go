@@ -17,7 +17,8 @@ type CommandError struct {
 	// ExitCode is the exit status, or -1 when the command was ended by a signal.
 	ExitCode int
 
-	// Stderr is what the command wrote to standard error (the tail of it, when it was long).
+	// Stderr is what the command wrote to standard error (the tail of it, when it was long), without what zfs send reports of
+	// its progress there.
 	Stderr string
 }
 
@@ -134,7 +135,7 @@ func commandFailure(args []string, result Result) error {
 	if result.ExitCode == 0 {
 		return nil
 	}
-	e := &CommandError{Args: args, ExitCode: result.ExitCode, Stderr: string(result.Stderr)}
+	e := &CommandError{Args: args, ExitCode: result.ExitCode, Stderr: errorOutput(args, result)}
 	if names := e.missing(); len(names) > 0 {
 		return &DatasetDoesNotExist{Dataset: names[0], Command: e}
 	}

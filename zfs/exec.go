@@ -81,7 +81,7 @@ func (r *execRunner) Run(ctx context.Context, command Command) (Result, error) {
 			return Result{}, err
 		}
 	}
-	stderr := &tail{limit: maxStderr}
+	stderr := &standardError{tail: tail{limit: maxStderr}, live: command.Stderr}
 	if cmd.Stderr, err = pipes.add(stderr); err != nil {
 		return Result{}, err
 	}
@@ -108,7 +108,7 @@ func (r *execRunner) Run(ctx context.Context, command Command) (Result, error) {
 	pipes.childEnded()
 	writeErr := pipes.wait()
 
-	result := Result{ExitCode: cmd.ProcessState.ExitCode(), Stderr: stderr.bytes()}
+	result := Result{ExitCode: cmd.ProcessState.ExitCode(), Stderr: stderr.tail.bytes()}
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil && result.ExitCode != 0:
@@ -164,7 +164,7 @@ func (p *childPipes) add(w io.Writer) (*os.File, error) {
 		// Closing the read end tells the child that nobody wants the rest.
 		defer closeFile(reader)
 		_, err := io.Copy(w, reader)
-		if _, isStderr := w.(*tail); err == nil || isStderr {
+		if _, isStderr := w.(*standardError); err == nil || isStderr {
 			return
 		}
 		p.mu.Lock()
@@ -227,6 +227,20 @@ func closeFile(file *os.File) {
 	if file != nil {
 		_ = file.Close()
 	}
+}
+
+// standardError keeps the end of a command's standard error, and hands all of it on as it comes.
+type standardError struct {
+	tail tail
+	live io.Writer // nil, or Command.Stderr
+}
+
+// Write never fails.
+func (e *standardError) Write(p []byte) (int, error) {
+	if e.live != nil {
+		_, _ = e.live.Write(p) // what it returns is ignored, as Command says
+	}
+	return e.tail.Write(p)
 }
 
 // tail keeps the last bytes that were written to it. It is used by one goroutine at a time.

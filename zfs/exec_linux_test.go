@@ -5,6 +5,7 @@ package zfs
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -62,6 +63,47 @@ func TestExecRunnerLeavesNoDescriptorsBehind(t *testing.T) {
 	run()
 	before := openDescriptors(t)
 	for range 20 {
+		run()
+	}
+	require.Equal(t, before, openDescriptors(t))
+}
+
+// linkRunner runs children that say what their end of the pipe is.
+type linkRunner struct{ Runner }
+
+func (r linkRunner) Run(ctx context.Context, command Command) (Result, error) {
+	command.Args = []string{"zfs", "child/link-" + command.Args[1]}
+	return r.Runner.Run(ctx, command)
+}
+
+// The two commands have the ends of one pipe: nobody copies between them.
+func TestPipeGivesThePipeToTheCommands(t *testing.T) {
+	t.Parallel()
+	_, err := New(linkRunner{selfRunner(t)}).Pipe(deadline(t), validSend(t), RecvArgs{Dataset: "pool/x"}, PipeOptions{})
+	var failed *PipeError
+	require.ErrorAs(t, err, &failed)
+	var sent *CommandError
+	var received *RecvError
+	require.ErrorAs(t, failed.Send, &sent)
+	require.ErrorAs(t, failed.Recv, &received)
+	require.Regexp(t, `^pipe:\[[0-9]+\]$`, sent.Stderr)
+	require.Equal(t, sent.Stderr, received.Stderr)
+}
+
+//nolint:paralleltest // no other test may open or close descriptors meanwhile
+func TestPipeLeavesNoDescriptorsBehind(t *testing.T) {
+	run := func() {
+		for _, pair := range []shellPair{
+			{send: "echo x", recv: "exec cat >/dev/null"},
+			{send: "exec yes", recv: "exit 1"},
+			{send: "echo x; exit 1", recv: "exec cat >/dev/null"},
+		} {
+			_, _ = New(pair).Pipe(deadline(t), validSend(t), RecvArgs{Dataset: "pool/x"}, PipeOptions{}) // most are to fail
+		}
+	}
+	run()
+	before := openDescriptors(t)
+	for range 10 {
 		run()
 	}
 	require.Equal(t, before, openDescriptors(t))

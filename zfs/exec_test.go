@@ -101,6 +101,30 @@ func TestExecRunnerKeepsTheTailOfStderr(t *testing.T) {
 	require.True(t, bytes.HasSuffix(result.Stderr, []byte("\nlast\n")), "the end is what is kept")
 }
 
+// What comes on standard error is handed on while the command runs, and kept.
+func TestExecRunnerHandsStderrOnAsItComes(t *testing.T) {
+	t.Parallel()
+	reader, writer, err := os.Pipe()
+	require.NoError(t, err)
+	first := &signal{written: make(chan struct{})}
+	go func() {
+		<-first.written // else the command would wait for ever
+		_, _ = writer.WriteString("go on\n")
+		closeFile(writer)
+	}()
+	result, err := shellRunner().Run(deadline(t), Command{
+		Args: []string{"zfs", "-c", "echo first >&2; read line; echo $line >&2"}, Stdin: reader, Stderr: first,
+	})
+	require.NoError(t, err)
+	require.Equal(t, Result{Stderr: []byte("first\ngo on\n")}, result)
+
+	result, err = shellRunner().Run(deadline(t), Command{
+		Args: []string{"zfs", "-c", "echo one >&2; echo two >&2"}, Stderr: failingWriter{errors.New("refused")},
+	})
+	require.NoError(t, err, "a writer that fails ends nothing")
+	require.Equal(t, "one\ntwo\n", string(result.Stderr))
+}
+
 type failingWriter struct{ err error }
 
 func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }

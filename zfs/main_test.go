@@ -43,6 +43,14 @@ func childMain(behaviour string) int {
 			return 1
 		}
 		return 0
+	case "child/link-send", "child/link-recv": // says what it writes to or reads from
+		descriptor := map[string]string{"child/link-send": "1", "child/link-recv": "0"}[behaviour]
+		link, err := os.Readlink("/proc/self/fd/" + descriptor)
+		if err != nil {
+			link = err.Error()
+		}
+		fmt.Fprint(os.Stderr, link)
+		return 1
 	case "child/locale":
 		fmt.Println(os.Getenv("LC_ALL"))
 		return 0
@@ -139,6 +147,9 @@ func (s *script) Run(ctx context.Context, command Command) (Result, error) {
 				return Result{}, err
 			}
 		}
+	}
+	if command.Stderr != nil {
+		_, _ = io.WriteString(command.Stderr, next.stderr) // as Command says
 	}
 	return Result{ExitCode: next.exit, Stderr: []byte(next.stderr)}, ctx.Err()
 }

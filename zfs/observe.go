@@ -45,7 +45,7 @@ func (r *observedRunner) Run(ctx context.Context, command Command) (Result, erro
 		span.SetStatus(codes.Error, err.Error())
 		attributes = append(attributes, slog.String("error", err.Error()))
 	case result.ExitCode != 0:
-		text := strings.Join(strings.Fields(string(result.Stderr)), " ")
+		text := strings.Join(strings.Fields(errorOutput(command.Args, result)), " ")
 		span.SetStatus(codes.Error, text)
 		attributes = append(attributes, slog.String("stderr", text))
 	}

@@ -24,6 +24,11 @@ type Command struct {
 	// inherited it, so that a reader at the pipe's other end sees EOF when the child is done. When any other writer
 	// fails, the child's output is closed, and Run returns the writer's error.
 	Stdout io.Writer
+
+	// Stderr, unless it is nil, receives standard error as it comes, besides the tail that the Result has. One goroutine at
+	// a time writes to it, and none once Run has returned. Write must not block, since the command would wait for it, and
+	// must not call the Runner; what it returns is ignored.
+	Stderr io.Writer
 }
 
 // Result is how a command ended.

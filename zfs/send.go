@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -55,6 +54,16 @@ type SendArgs struct {
 
 	// ResumeToken continues an interrupted receive of this very send.
 	ResumeToken string
+
+	// EstimateFromBookmark has zfs send estimate its size, and report its progress, also where From is a bookmark. For a
+	// bookmark that was made while its pool lacked the feature bookmark_written, zfs send walks through the metadata of the
+	// whole increment first (zfs_ioc_send_space), and the stream begins only after that.
+	EstimateFromBookmark bool
+}
+
+// reports tells whether zfs send is asked for its estimate and its progress.
+func (a SendArgs) reports() bool {
+	return !a.Flags.Saved && (a.From == nil || a.From.Type != Bookmark || a.EstimateFromBookmark)
 }
 
 // SendProblem is the kind of what is wrong with SendArgs.
@@ -138,8 +147,8 @@ func (s *System) ValidateSend(ctx context.Context, args SendArgs) (ValidSend, er
 	return ValidateSend(args, dataset, token, features)
 }
 
-// EstimateSend asks how many bytes the send will be, with a dry run. It is an estimate: compression and what changes until
-// then make it differ.
+// EstimateSend asks how many bytes the send will be, with a dry run; 0 if OpenZFS does not know. It is an estimate:
+// compression and what changes until then make it differ. A send that is run tells as much in [SendStream.Progress].
 func (s *System) EstimateSend(ctx context.Context, send ValidSend) (uint64, error) {
 	if send.argv == nil {
 		return 0, errNotValidated
@@ -152,11 +161,21 @@ func (s *System) EstimateSend(ctx context.Context, send ValidSend) (uint64, erro
 }
 
 // Send starts zfs send. The caller must Close the stream. The context's end kills the command, as Close does.
+//
+// zfs send is asked for its own estimate and progress (-v -P, zfs-send(8)), which [SendStream.Progress] answers. For full
+// sends, resumed ones and increments from snapshots OpenZFS computes the estimate from what the datasets have counted
+// already, one request for each snapshot of a range, and the reports are a request once a second: no difference can be
+// measured for a small increment. Where it would not be so cheap, with a bookmark as From, it is left out unless
+// SendArgs.EstimateFromBookmark is set; it also is with Flags.Saved.
 func (s *System) Send(ctx context.Context, send ValidSend) (*SendStream, error) {
 	if send.argv == nil {
 		return nil, errNotValidated
 	}
-	return startSend(ctx, s.runner, append([]string{"zfs", "send"}, send.argv...))
+	argv := []string{"zfs", "send"}
+	if send.args.reports() {
+		argv = append(argv, "-vP")
+	}
+	return startSend(ctx, s.runner, append(argv, send.argv...))
 }
 
 var errNotValidated = &SendArgsError{Dataset: "(none)", Problem: SendUsage, Reason: "the send was not made by ValidateSend"}
@@ -337,13 +356,9 @@ func parseEstimate(output string) (uint64, error) {
 		return 0, outputError(command, "", "there is none")
 	}
 	last := strings.TrimSuffix(lines[len(lines)-1], "\n")
-	value, ok := strings.CutPrefix(last, "size\t")
-	if !ok {
+	total := parseSendLine(last)
+	if total.kind != sendLineTotal {
 		return 0, outputError(command, last, "the last line is not the size")
 	}
-	size, err := strconv.ParseUint(value, 10, 64)
-	if err != nil {
-		return 0, outputError(command, last, "the size is not a number")
-	}
-	return size, nil
+	return total.bytes, nil
 }

@@ -258,7 +258,7 @@ func TestSendRunsTheCommand(t *testing.T) {
 	t.Parallel()
 	send, err := ValidateSend(matchingArgs(), sendDataset(), nil, currentFeatures)
 	require.NoError(t, err)
-	system := scripted(t, answer{args: "zfs send -L -c -e -i tank/fs@a tank/fs@b", stdout: "stream"})
+	system := scripted(t, answer{args: "zfs send -vP -L -c -e -i tank/fs@a tank/fs@b", stdout: "stream"})
 	stream, err := system.Send(deadline(t), send)
 	require.NoError(t, err)
 	content, err := io.ReadAll(stream)

@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // SendStream is the output of a running zfs send.
@@ -36,8 +38,12 @@ type SendStream struct {
 	ended   chan struct{}
 	failure error
 
-	mu    sync.Mutex
-	state sendState
+	report sendReport   // what zfs send tells of itself
+	read   atomic.Int64 // how many bytes Read has given
+
+	mu     sync.Mutex
+	state  sendState
+	handed bool // File was called, which Close does not undo
 }
 
 type sendState int
@@ -63,12 +69,15 @@ func startSend(ctx context.Context, runner Runner, args []string) (*SendStream, 
 	}
 	go func() {
 		defer close(stream.ended)
-		result, err := runner.Run(runContext, Command{Args: args, Stdout: writer})
+		result, err := runner.Run(runContext, Command{Args: args, Stdout: writer, Stderr: &stream.report})
 		if err != nil {
 			stream.failure = fmt.Errorf("%s: %w", summary(args), err)
 			return
 		}
 		stream.failure = commandFailure(args, result)
+		if stream.failure == nil {
+			stream.report.finish()
+		}
 	}()
 	// The end of the context kills zfs send by itself, but not one that is blocked on a full pipe: see Close.
 	stream.stopWatching = context.AfterFunc(ctx, func() { closeFile(reader) })
@@ -92,6 +101,7 @@ func (s *SendStream) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	n, err := s.reader.Read(p)
+	s.read.Add(int64(n))
 	if err == nil {
 		return n, nil
 	}
@@ -138,8 +148,20 @@ func (s *SendStream) File() *os.File {
 	if s.state != sendStreaming {
 		return nil
 	}
-	s.state = sendHanded
+	s.state, s.handed = sendHanded, true
 	return s.reader
+}
+
+// Progress is how far the stream is. It may be called at any time, by any goroutine, and costs next to nothing.
+func (s *SendStream) Progress() Progress {
+	expected, reported := s.report.progress()
+	read := uint64(s.read.Load()) //nolint:gosec // it only grows
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.handed {
+		return Progress{Expected: expected, Sent: max(read, reported)}
+	}
+	return Progress{Expected: expected, Sent: read, Exact: true}
 }
 
 // Wait waits until zfs send has ended and was reaped: nil if it succeeded, else its failure, or os.ErrClosed if it was
@@ -149,6 +171,18 @@ func (s *SendStream) Wait() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.failure
+}
+
+// waitFor is Wait for at most so long: a zfs send that has not ended by then has no failure.
+func (s *SendStream) waitFor(grace time.Duration) error {
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-s.ended:
+		return s.Wait()
+	case <-timer.C:
+		return nil
+	}
 }
 
 // Close ends zfs send if it is still running, waits until it is reaped, and frees the pipe. It returns nil if zfs send

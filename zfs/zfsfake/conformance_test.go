@@ -345,6 +345,9 @@ func (s *session) print(out *strings.Builder, words []string, output string, res
 		stderr = stderr[:usage[0]]
 	}
 	for line := range strings.Lines(stderr) {
+		if words[1] == "send" && sendReport.MatchString(line) {
+			continue // how many there are depends on how fast the machine is
+		}
 		fmt.Fprintln(out, strings.TrimRight("! "+s.replace(words, strings.TrimSuffix(line, "\n"), false), " "))
 	}
 	if usage != nil {
@@ -363,6 +366,7 @@ var (
 	niceSize   = regexp.MustCompile(`size is [0-9.]+[BKMGTPE]?`)
 	anyExample = regexp.MustCompile(`\(eg\. .*\)`) // the first by the order of a hash
 	received   = regexp.MustCompile(`^received .* stream in .* seconds \(.*\)$`)
+	sendReport = regexp.MustCompile(`^[0-9]{2}:[0-9]{2}:[0-9]{2}[\t ]`)
 	createdTXG = regexp.MustCompile(`^[0-9]+$`)
 )
 

@@ -29,12 +29,28 @@ type process struct {
 	usage  string
 	in     *input
 	out    *output
-	stderr bytes.Buffer
+	stderr standardError
+}
+
+// standardError gathers what the command says, and hands it on as it comes where somebody wants that.
+type standardError struct {
+	bytes.Buffer
+
+	live io.Writer
+}
+
+// Write hands on first, so that what is gathered is never more than what was handed on.
+func (e *standardError) Write(data []byte) (int, error) {
+	if e.live != nil {
+		_, _ = e.live.Write(data) // what it returns is ignored, see zfs.Command
+	}
+	return e.Buffer.Write(data)
 }
 
 // Run runs one zfs or zpool command line against the fake's pools. See zfs.Runner.
 func (f *Fake) Run(ctx context.Context, command zfs.Command) (result zfs.Result, err error) {
 	p := &process{fake: f, ctx: ctx, in: &input{ctx: ctx}, out: &output{ctx: ctx}}
+	p.stderr.live = command.Stderr
 	defer func() {
 		p.in.close()
 		p.out.close()
@@ -56,13 +72,13 @@ func (f *Fake) Run(ctx context.Context, command zfs.Command) (result zfs.Result,
 	}
 	var code int
 	if failure := plan.before; failure != nil {
-		p.stderr.WriteString(failure.Stderr)
+		p.errorf("%s", failure.Stderr)
 		code = failure.ExitCode
 	} else {
 		code = p.main(command.Args)
 		if failure := plan.after; failure != nil {
 			p.stderr.Reset()
-			p.stderr.WriteString(failure.Stderr)
+			p.errorf("%s", failure.Stderr)
 			code = failure.ExitCode
 		}
 	}
@@ -77,7 +93,7 @@ func (f *Fake) Run(ctx context.Context, command zfs.Command) (result zfs.Result,
 		return result, fmt.Errorf("%s: %w", name, ctx.Err())
 	case p.out.failure != nil:
 		return result, fmt.Errorf("%s: write its output: %w", name, p.out.failure)
-	case p.out.broken && code == 0:
+	case p.out.broken:
 		result.ExitCode = -1 // SIGPIPE
 	}
 	return result, nil
@@ -149,7 +165,7 @@ func (p *process) main(args []string) int {
 	return found.run(p)
 }
 
-func (p *process) errorf(format string, args ...any) { fmt.Fprintf(&p.stderr, format, args...) }
+func (p *process) errorf(format string, args ...any) { _, _ = fmt.Fprintf(&p.stderr, format, args...) } // into memory
 
 const exitUsage = 2
 

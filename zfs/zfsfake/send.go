@@ -371,14 +371,14 @@ func (p *process) prepareRange(dataset, to, from string, flags sendFlags) ([]*se
 	}
 	pack := d.packageOf(target.name(), sendings, flags)
 	if len(sendings) == 0 {
-		if flags.verbosity > 0 {
-			p.estimate(nil, flags, false)
-		}
 		p.errorf("WARNING: could not send %s@%s:\nincremental source (%s@%s) ", dataset, to, dataset, fromName)
 		if source.snapshot == target.snapshot {
 			p.errorf("is not earlier than it\n")
 		} else {
 			p.errorf("does not exist\n")
+		}
+		if flags.verbosity > 0 {
+			p.estimate(nil, flags, false)
 		}
 		return nil, pack, "", 1
 	}
@@ -535,14 +535,21 @@ func (p *process) sendSaved(name string, flags sendFlags) int {
 		s.fromName, s.fromTXG = r.upon.full(), r.upon.createTXG
 	}
 	s.header.Saved, s.header.Resuming = true, false
+	saved := token{
+		FromGUID: r.header.FromGUID, ToGUID: r.header.ToGUID, ToName: name, LargeBlockOK: r.header.LargeBlocks,
+		EmbedOK: r.header.Embedded, CompressOK: r.header.Compressed, RawOK: r.header.Raw, saved: true,
+	}
 	s.hold()
 	f.state.Unlock()
 	defer p.release([]*sending{s})
-	if flags.verbosity > 0 && !p.estimate([]*sending{s}, flags, true) {
-		return 1
-	}
-	if flags.dryRun {
-		return 0
+	if flags.verbosity > 0 { // of saved state there is no estimate, and zfs says so as if there were something to resume
+		if !p.say(saved.print(), flags.dryRun) {
+			return 1
+		}
+		p.errorf("cannot resume send: Invalid argument\n")
+		if flags.dryRun {
+			return 1
+		}
 	}
 	return p.transmit([]*sending{s}, nil, flags, 1)
 }
@@ -655,12 +662,8 @@ func (p *process) transmit(sendings []*sending, pack *packageHeader, flags sendF
 }
 
 func (p *process) sendFailed(s *sending, err error, failed int) int {
-	reason := "Input/output error"
-	if errors.Is(err, syscall.EPIPE) {
-		reason = "Broken pipe"
-	}
-	if p.ctx.Err() == nil {
-		p.errorf("warning: cannot send '%s': %s\n", s.toName, reason)
+	if p.ctx.Err() == nil && !errors.Is(err, syscall.EPIPE) { // that is a SIGPIPE, which says nothing
+		p.errorf("warning: cannot send '%s': Input/output error\n", s.toName)
 	}
 	return failed
 }
@@ -680,7 +683,7 @@ func (s *sending) write(w *streamWriter, progress *progress) error {
 		if first {
 			return w.object(f)
 		}
-		progress.add(length)
+		progress.tick()
 		return w.write(f.object, e, from, length)
 	})
 	if err != nil || s.header.Saved { // a saved stream breaks off where the receive did
@@ -689,17 +692,17 @@ func (s *sending) write(w *streamWriter, progress *progress) error {
 	return w.record(recordEnd, nil)
 }
 
-// progress prints how far a send is, each second, as -v and -P -v ask for it.
+// progress prints how far the stream of a snapshot is, each second, as -v and -P -v ask for it.
 type progress struct {
 	process *process
 	flags   sendFlags
 	name    string
-	sent    uint64
+	start   int64 // where the snapshot's stream begins in the output
 	last    time.Time
 }
 
 func (g *progress) begin(name string) {
-	g.name, g.sent = name, 0
+	g.name, g.start = name, g.process.out.count
 	if !g.flags.progress {
 		return
 	}
@@ -709,8 +712,8 @@ func (g *progress) begin(name string) {
 	}
 }
 
-func (g *progress) add(bytes uint64) {
-	g.sent += bytes
+// tick is called before each part of the stream.
+func (g *progress) tick() {
 	if !g.flags.progress {
 		return
 	}
@@ -719,9 +722,10 @@ func (g *progress) add(bytes uint64) {
 		return
 	}
 	g.last = now
+	sent := g.process.out.count - g.start
 	if g.flags.parsable {
-		g.process.errorf("%s\t%d\t%s\n", now.UTC().Format(time.TimeOnly), g.sent, g.name)
+		g.process.errorf("%s\t%d\t%s\n", now.UTC().Format(time.TimeOnly), sent, g.name)
 		return
 	}
-	g.process.errorf("%s   %5s   %s\n", now.UTC().Format(time.TimeOnly), niceBytes(g.sent), g.name)
+	g.process.errorf("%s   %5s   %s\n", now.UTC().Format(time.TimeOnly), niceBytes(uint64(sent)), g.name) //nolint:gosec // a count
 }

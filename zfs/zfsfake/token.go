@@ -27,6 +27,8 @@ type token struct {
 	EmbedOK      bool `json:",omitempty"`
 	CompressOK   bool `json:",omitempty"`
 	RawOK        bool `json:",omitempty"`
+
+	saved bool // made by zfs send -S for itself
 }
 
 func (t token) String() string {
@@ -82,22 +84,27 @@ func parseToken(text string) (token, string) {
 
 // print is nvlist_print.
 func (t token) print() string {
-	var b strings.Builder
-	b.WriteString("resume token contents:\nnvlist version: 0\n")
+	from := ""
 	if t.FromGUID != 0 {
-		fmt.Fprintf(&b, "\tfromguid = %#x\n", t.FromGUID)
+		from = fmt.Sprintf("\tfromguid = %#x\n", t.FromGUID)
 	}
-	fmt.Fprintf(&b, "\tobject = %#x\n\toffset = %#x\n\tbytes = %#x\n\ttoguid = %#x\n\ttoname = %s\n",
-		t.Object, t.Offset, t.Bytes, t.ToGUID, t.ToName)
+	position := fmt.Sprintf("\tobject = %#x\n\toffset = %#x\n\tbytes = %#x\n", t.Object, t.Offset, t.Bytes)
+	guid := fmt.Sprintf("\ttoguid = %#x\n", t.ToGUID)
+	name := fmt.Sprintf("\ttoname = %s\n", t.ToName)
+	flags := ""
 	for _, flag := range []struct {
 		name string
 		set  bool
 	}{{"largeblockok", t.LargeBlockOK}, {"embedok", t.EmbedOK}, {"compressok", t.CompressOK}, {"rawok", t.RawOK}} {
 		if flag.set {
-			fmt.Fprintf(&b, "\t%s = 1\n", flag.name)
+			flags += fmt.Sprintf("\t%s = 1\n", flag.name)
 		}
 	}
-	return b.String()
+	const heading = "resume token contents:\nnvlist version: 0\n"
+	if t.saved { // position and name are replaced, and what is replaced goes to the end
+		return heading + from + guid + flags + position + name
+	}
+	return heading + from + position + guid + name + flags
 }
 
 // resumeToken answers the token of d's running or partial receive, when it is resumable.
