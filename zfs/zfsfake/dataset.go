@@ -439,17 +439,12 @@ func (p *process) zfsSnapshot() int {
 		if !ok {
 			return p.showUsage()
 		}
-		visit := func(d *dataset) {
+		o.dataset.visit(recursive, func(d *dataset) {
 			if full := d.name + "@" + snap; !seen[full] && (!recursive || !d.inconsistent) {
 				seen[full] = true
 				targets = append(targets, target{d, snap})
 			}
-		}
-		if recursive {
-			o.dataset.walk(visit)
-		} else {
-			visit(o.dataset)
-		}
+		})
 	}
 	fail := func() int {
 		if recursive || len(operands) > 1 {
@@ -664,16 +659,11 @@ func (p *process) renameSnapshot(s *snapshot, target string, recursive bool) int
 	_, to, _ := strings.Cut(target, "@")
 	from := s.name
 	var renamed []*snapshot
-	visit := func(d *dataset) {
+	s.dataset.visit(recursive, func(d *dataset) {
 		if found := d.byName[from]; found != nil {
 			renamed = append(renamed, found)
 		}
-	}
-	if recursive {
-		s.dataset.walk(visit)
-	} else {
-		visit(s.dataset)
-	}
+	})
 	for _, r := range renamed {
 		if r.dataset.byName[to] != nil {
 			reason := "dataset already exists"

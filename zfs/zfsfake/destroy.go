@@ -62,7 +62,7 @@ func (p *process) destroySnapshots(operand string, how destruction) int {
 	var chosen []*snapshot
 	seen := map[*snapshot]bool{}
 	malformed := false
-	p.below(o.dataset, how.recursive, func(d *dataset) {
+	o.dataset.visit(how.recursive, func(d *dataset) {
 		found, ok := d.specified(spec)
 		malformed = malformed || !ok
 		for _, s := range found {

@@ -14,7 +14,7 @@ const maxTagLength = 256
 func (p *process) zfsHold() int {
 	return p.eachHold("rt", func(d *dataset, snap, tag string, recursive bool) bool {
 		var found []*snapshot
-		p.below(d, recursive, func(d *dataset) {
+		d.visit(recursive, func(d *dataset) {
 			if s := d.byName[snap]; s != nil {
 				found = append(found, s)
 			}
@@ -58,7 +58,7 @@ func (p *process) zfsRelease() int {
 	return p.eachHold("r", func(d *dataset, snap, tag string, recursive bool) bool {
 		var found []*snapshot
 		reason := ""
-		p.below(d, recursive, func(d *dataset) {
+		d.visit(recursive, func(d *dataset) {
 			switch s := d.byName[snap]; {
 			case s == nil:
 				reason = "dataset does not exist"
@@ -128,14 +128,6 @@ func (p *process) eachHold(optstring string, change func(d *dataset, snap, tag s
 		p.fake.state.Unlock()
 	}
 	return code
-}
-
-func (p *process) below(d *dataset, recursive bool, visit func(*dataset)) {
-	if recursive {
-		d.walk(visit)
-		return
-	}
-	visit(d)
 }
 
 func (p *process) zfsHolds() int {

@@ -21,6 +21,48 @@ type iteration struct {
 	objects   []object
 }
 
+// listing is what zfs list and zfs get have in common: the options that say which objects are listed, and how.
+type listing struct {
+	iteration
+
+	process  *process
+	typed    bool // -t was given
+	scripted bool // -H
+	exact    bool // -p
+}
+
+// set takes one of the options -H, -p, -r, -d and -t. It says what is wrong with one that it refuses.
+func (l *listing) set(o option) bool {
+	switch o.letter {
+	case 'H':
+		l.scripted = true
+	case 'p':
+		l.exact = true
+	case 'r':
+		l.recursive = true
+	case 'd':
+		depth, err := strconv.Atoi(o.argument)
+		if err != nil || depth < 0 {
+			l.process.errorf("%s is not an integer\n", o.argument)
+			return false
+		}
+		l.recursive, l.limited, l.depth = true, true, depth
+	case 't':
+		types, ok := l.process.parseTypes(o.argument)
+		l.types, l.typed = types, true
+		return ok
+	}
+	return true
+}
+
+// gather finds the objects below the names, or all there are; the caller holds the fake's state.
+func (l *listing) gather(names []string) int {
+	if (l.types == kindSnapshot || l.types == kindBookmark) && len(names) > 0 && !l.recursive {
+		l.recursive, l.limited, l.depth = true, true, 1
+	}
+	return l.process.iterate(&l.iteration, names)
+}
+
 // parseTypes reads -t's argument.
 func (p *process) parseTypes(argument string) (kinds, bool) {
 	var types kinds
@@ -193,33 +235,17 @@ func (p *process) parseColumns(fields string) ([]column, bool) {
 const listDefaults = "name,used,available,referenced,mountpoint"
 
 func (p *process) zfsList() int {
-	it := iteration{types: kindHeads}
+	l := listing{process: p, iteration: iteration{types: kindHeads}}
 	fields := listDefaults
-	scripted, exact, typed := false, false, false
 	options, operands := getopt(p.args, "jHS:d:o:prs:t:", map[string]rune{"json": 'j'})
 	for _, o := range options {
 		switch o.letter {
 		case 'o':
 			fields = o.argument
-		case 'p':
-			exact = true
-		case 'H':
-			scripted = true
-		case 'r':
-			it.recursive = true
-		case 'd':
-			depth, err := strconv.Atoi(o.argument)
-			if err != nil || depth < 0 {
-				p.errorf("%s is not an integer\n", o.argument)
+		case 'H', 'p', 'r', 'd', 't':
+			if !l.set(o) {
 				return p.showUsage()
 			}
-			it.recursive, it.limited, it.depth = true, true, depth
-		case 't':
-			types, ok := p.parseTypes(o.argument)
-			if !ok {
-				return p.showUsage()
-			}
-			it.types, typed = types, true
 		case 'j', 's', 'S':
 			p.errorf("zfsfake: zfs list -%c is not modelled\n", o.letter)
 			return 1
@@ -227,27 +253,24 @@ func (p *process) zfsList() int {
 			return p.invalidOption(o)
 		}
 	}
-	if !typed && len(operands) > 0 {
-		it.types = kindDatasets // a snapshot may be named; listsnapshots is off, so none is found otherwise
-	}
-	if (it.types == kindSnapshot || it.types == kindBookmark) && len(operands) > 0 && !it.recursive {
-		it.recursive, it.limited, it.depth = true, true, 1
+	if !l.typed && len(operands) > 0 {
+		l.types = kindDatasets // a snapshot may be named; listsnapshots is off, so none is found otherwise
 	}
 	columns, ok := p.parseColumns(fields)
 	if !ok {
 		return p.showUsage()
 	}
 	p.fake.state.Lock()
-	code := p.iterate(&it, operands)
-	if !typed && it.recursive {
-		it.objects = withoutFoundSnapshots(it.objects, operands)
+	code := l.gather(operands)
+	if !l.typed && l.recursive {
+		l.objects = withoutFoundSnapshots(l.objects, operands)
 	}
 	p.fake.state.Unlock()
-	if code == 0 && len(it.objects) == 0 && !scripted {
+	if code == 0 && len(l.objects) == 0 && !l.scripted {
 		p.errorf("no datasets available\n")
 		return 0
 	}
-	if !p.print(it.objects, columns, scripted, exact) {
+	if !p.print(l.objects, columns, l.scripted, l.exact) {
 		return 1
 	}
 	return code
@@ -354,32 +377,16 @@ func (p *process) printAligned(objects []object, columns []column, exact bool) b
 }
 
 func (p *process) zfsGet() int {
-	it := iteration{types: kindAll}
-	scripted, exact := false, false
+	l := listing{process: p, iteration: iteration{types: kindAll}}
 	fields := []string{"name", "property", "value", "source"}
 	sources := map[string]bool{}
 	options, operands := getopt(p.args, ":d:o:s:jrt:Hp", map[string]rune{"json": 'j'})
 	for _, o := range options {
 		switch o.letter {
-		case 'p':
-			exact = true
-		case 'H':
-			scripted = true
-		case 'r':
-			it.recursive = true
-		case 'd':
-			depth, err := strconv.Atoi(o.argument)
-			if err != nil || depth < 0 {
-				p.errorf("%s is not an integer\n", o.argument)
+		case 'H', 'p', 'r', 'd', 't':
+			if !l.set(o) {
 				return p.showUsage()
 			}
-			it.recursive, it.limited, it.depth = true, true, depth
-		case 't':
-			types, ok := p.parseTypes(o.argument)
-			if !ok {
-				return p.showUsage()
-			}
-			it.types = types
 		case 'o':
 			fields = strings.Split(o.argument, ",")
 			if o.argument == "all" {
@@ -410,9 +417,6 @@ func (p *process) zfsGet() int {
 		p.errorf("missing property argument\n")
 		return p.showUsage()
 	}
-	if (it.types == kindSnapshot || it.types == kindBookmark) && len(operands) > 1 && !it.recursive {
-		it.recursive, it.limited, it.depth = true, true, 1
-	}
 	all := operands[0] == "all"
 	var columns []column
 	if !all {
@@ -424,14 +428,14 @@ func (p *process) zfsGet() int {
 	}
 	var rows [][]string
 	p.fake.state.Lock()
-	code := p.iterate(&it, operands[1:])
-	for _, o := range it.objects {
+	code := l.gather(operands[1:])
+	for _, o := range l.objects {
 		asked := columns
 		if all {
 			asked = o.allColumns()
 		}
 		for _, c := range asked {
-			value, from, ok := c.get(o, exact)
+			value, from, ok := c.get(o, l.exact)
 			if !ok {
 				if all {
 					continue
@@ -452,7 +456,7 @@ func (p *process) zfsGet() int {
 		}
 	}
 	p.fake.state.Unlock()
-	if !p.printRows(fields, rows, scripted) {
+	if !p.printRows(fields, rows, l.scripted) {
 		return 1
 	}
 	return code

@@ -168,6 +168,15 @@ func (d *dataset) walk(visit func(*dataset)) {
 	}
 }
 
+// visit is walk where a command is recursive, and calls visit for d alone where it is not.
+func (d *dataset) visit(recursive bool, visit func(*dataset)) {
+	if recursive {
+		d.walk(visit)
+		return
+	}
+	visit(d)
+}
+
 func (d *dataset) childNames() []string {
 	names := make([]string, 0, len(d.children))
 	for name := range d.children {
