@@ -4,6 +4,7 @@ package fleet
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/zfleet/zfleet/protocol"
@@ -84,6 +85,12 @@ type TaskProgress struct {
 	StepExpected uint64 `json:"step_expected,omitempty"`
 	// Rate is in bytes per second, smoothed; 0 while nothing moves.
 	Rate float64 `json:"rate"`
+	// StepRemaining is how long the try that is under way takes yet, as the sender sees it; 0 where it does not know.
+	StepRemaining time.Duration `json:"step_remaining_ns,omitempty"`
+	// Path is the way that the try's stream takes; nil before it is found.
+	Path *protocol.Path `json:"path,omitempty"`
+	// StepNotes are what the try's workers have to say that is no failure, in the order in which it was heard.
+	StepNotes []string `json:"step_notes,omitempty"`
 	// Resumed says that the try that is under way went on from a partial state, which Sent does not count.
 	Resumed bool `json:"resumed,omitempty"`
 }
@@ -94,6 +101,8 @@ func (p TaskProgress) Remaining() time.Duration {
 	switch {
 	case p.State.Final():
 		return 0
+	case p.StepRemaining > 0 && (p.Expected == 0 || p.Next == len(p.Steps)-1):
+		return p.StepRemaining
 	case p.Expected == 0:
 		return remaining(p.StepSent, p.StepExpected, p.Rate)
 	}
@@ -120,9 +129,14 @@ const silence = 5 * time.Second
 // shortest is the shortest time over which a rate is measured: the first bytes of a stream only fill buffers.
 const shortest = 200 * time.Millisecond
 
+// maxNotes bounds the notes of one try that are kept.
+const maxNotes = 16
+
 // meter follows the progress of one task's tries.
 type meter struct {
 	ref      protocol.StepRef
+	path     *protocol.Path
+	notes    []string
 	progress protocol.Progress
 	// base is the progress up to which rate was measured.
 	base  protocol.Progress
@@ -130,17 +144,29 @@ type meter struct {
 	heard time.Time
 }
 
-// observe takes in a progress event that was heard of at the given time. Only the sender's counts; what belongs to an older
-// try than the newest is left out.
+// observe takes in an event that was heard of at the given time: which way the stream takes, what there is to note, and how
+// far it is. Only the sender's progress counts; what belongs to an older try than the newest is left out.
 func (m *meter) observe(event protocol.Event, heard time.Time) {
-	if event.Kind != protocol.EventProgress || event.Progress == nil || event.Role == protocol.RoleRecv ||
-		event.Ref.Attempt < m.ref.Attempt {
+	progress := event.Kind == protocol.EventProgress && event.Progress != nil && event.Role != protocol.RoleRecv
+	if event.Ref.Attempt < m.ref.Attempt || !progress && event.Path == nil && event.Note == "" {
 		return
 	}
 	if event.Ref != m.ref {
 		*m = meter{ref: event.Ref}
 	}
-	next := *event.Progress
+	if event.Path != nil {
+		m.path = event.Path
+	}
+	if event.Note != "" && !slices.Contains(m.notes, event.Note) && len(m.notes) < maxNotes {
+		m.notes = append(slices.Clip(m.notes), event.Note) // snapshots share what was there before
+	}
+	if progress {
+		m.move(*event.Progress, heard)
+	}
+}
+
+// move takes in how far the stream is. The rate is the sender's own; where it tells none, it comes from what it has moved.
+func (m *meter) move(next protocol.Progress, heard time.Time) {
 	switch took := next.Elapsed - m.base.Elapsed; {
 	case next.Bytes < m.base.Bytes || took < 0: // the same try was delivered once more and has begun anew
 		m.base, m.rate = protocol.Progress{}, 0
@@ -151,6 +177,9 @@ func (m *meter) observe(event protocol.Event, heard time.Time) {
 		}
 		m.rate += weight * (float64(next.Bytes-m.base.Bytes)/took.Seconds() - m.rate)
 		m.base = next
+	}
+	if next.Rate > 0 {
+		m.rate = float64(next.Rate)
 	}
 	m.progress, m.heard = next, heard
 }
@@ -189,8 +218,10 @@ func (m *meter) measure(task protocol.Task, now time.Time) TaskProgress {
 		measured.Sent += m.progress.Bytes
 		measured.StepSent = m.progress.Bytes
 		measured.Resumed = m.progress.Resumed
-		if now.Sub(m.heard) < silence {
+		measured.Path, measured.StepNotes = m.path, m.notes
+		if since := now.Sub(m.heard); since < silence {
 			measured.Rate = m.rate
+			measured.StepRemaining = max(m.progress.Remaining-since, 0)
 		}
 	}
 	return measured

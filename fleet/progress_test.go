@@ -68,6 +68,42 @@ func TestMeter(t *testing.T) {
 	require.Zero(t, measured.Rate)
 }
 
+func TestMeterKnowsWhatTheSenderSays(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1000, 0)
+	task := exampleTask("p", 0, "tank")
+	task.State, task.Attempt = protocol.TaskSending, 1
+	way := &protocol.Path{Transport: protocol.TransportTCP, Address: "10.0.0.2:8410", TLS: true, Receivers: 1}
+	ref := protocol.StepRef{Plan: "p", Attempt: 1}
+
+	m := &meter{}
+	m.observe(protocol.Event{Ref: ref, Kind: protocol.EventOffered, Role: protocol.RoleRecv, Note: "abandoned"}, now)
+	m.observe(protocol.Event{Ref: ref, Kind: protocol.EventConnected, Role: protocol.RoleSend, Path: way, Note: "as it is"}, now)
+	m.observe(protocol.Event{Ref: ref, Kind: protocol.EventConnected, Role: protocol.RoleSend, Path: way, Note: "as it is"}, now)
+	measured := m.measure(task, now)
+	require.Equal(t, way, measured.Path)
+	require.Equal(t, []string{"abandoned", "as it is"}, measured.StepNotes)
+	require.Zero(t, measured.Sent)
+
+	said := report(1, 400, 1200, 4*time.Second)
+	said.Progress.Rate, said.Progress.Remaining = 50, 16*time.Second
+	m.observe(said, now)
+	measured = m.measure(task, now.Add(time.Second))
+	require.InDelta(t, 50, measured.Rate, 0.001, "the sender knows its rate better")
+	require.Equal(t, 15*time.Second, measured.Remaining(), "a second has passed since it said so")
+	require.Equal(t, way, measured.Path)
+
+	more := task
+	more.Steps = append(more.Steps, more.Steps[0])
+	require.Equal(t, 36*time.Second, m.measure(more, now).Remaining(), "what the sender says is about one step")
+
+	m.observe(report(2, 10, 800, time.Second), now)
+	task.Attempt = 2
+	measured = m.measure(task, now)
+	require.Nil(t, measured.Path, "the next try has to find its own way")
+	require.Empty(t, measured.StepNotes)
+}
+
 func TestMeterStaysWithinWhatWasReported(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -107,7 +107,11 @@ func (p *program) eventLine(record fleet.EventRecord) string {
 		parts = append(parts, event.To.Rel())
 	}
 	if event.Progress != nil {
-		parts = append(parts, progress.Bytes(event.Progress.Bytes)+" of "+estimate(event.Progress.Expected))
+		parts = append(parts, progress.Bytes(event.Progress.Bytes)+" of "+estimate(event.Progress.Expected)+
+			progress.Pace(float64(event.Progress.Rate), event.Progress.Remaining))
+	}
+	if event.Path != nil {
+		parts = append(parts, event.Path.String())
 	}
 	if event.Delivery > 1 {
 		parts = append(parts, fmt.Sprintf("delivered %d times", event.Delivery))

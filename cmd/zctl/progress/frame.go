@@ -122,7 +122,7 @@ func taskLineOf(colors palette, task fleet.TaskProgress, shot fleet.Snapshot, na
 	case protocol.TaskSending:
 		sent, expected := extent(task)
 		return fmt.Sprintf("%s %s %s%s  %s", label, bar(colors, sent, expected), amount(sent, expected),
-			pace(task.Rate, task.Remaining()), colors.quiet.Render(currentStep(task)))
+			Pace(task.Rate, task.Remaining()), colors.quiet.Render(strings.Join(details(task), ", ")))
 	case protocol.TaskDone:
 		return fmt.Sprintf("%s %s %s", label, colors.good.Render(padded("done", barWidth)), Bytes(task.Sent))
 	case protocol.TaskBackoff:
@@ -148,6 +148,15 @@ func taskLineOf(colors palette, task fleet.TaskProgress, shot fleet.Snapshot, na
 	return truncate(label, width)
 }
 
+// details are what a terminal shows of a running step where there is room: the step, its notes, and its way.
+func details(task fleet.TaskProgress) []string {
+	all := append([]string{currentStep(task)}, task.StepNotes...)
+	if way := wayOf(task); way != "" {
+		all = append(all, way)
+	}
+	return all
+}
+
 func totalLine(colors palette, shot fleet.Snapshot, name int) string {
 	done := shot.Count(protocol.TaskDone)
 	filled, whole := shot.Sent(), shot.Expected()
@@ -155,7 +164,7 @@ func totalLine(colors palette, shot fleet.Snapshot, name int) string {
 		filled, whole = uint64(done), uint64(len(shot.Tasks)) //nolint:gosec // never negative
 	}
 	text := fmt.Sprintf("%s %s %d of %s, %s%s", colors.title.Render(padded("everything", name)), bar(colors, filled, whole), done, Count(len(shot.Tasks), "filesystem"),
-		amount(shot.Sent(), shot.Expected()), pace(shot.Rate(), shot.Remaining()))
+		amount(shot.Sent(), shot.Expected()), Pace(shot.Rate(), shot.Remaining()))
 	if bad := shot.Count(protocol.TaskFailed, protocol.TaskConflict); bad > 0 {
 		text += colors.bad.Render(fmt.Sprintf(", %d failed", bad))
 	}

@@ -29,6 +29,9 @@ type taskLine struct {
 	attempt int
 	next    int
 	at      time.Time
+	// way and notes are what was said of the try's path, and how many of its notes were.
+	way   string
+	notes int
 }
 
 var _ Display = (*Lines)(nil)
@@ -59,6 +62,7 @@ func (l *Lines) Show(shot fleet.Snapshot) error {
 		if line := l.task(task, shot.At); line != "" {
 			say("%s", line)
 		}
+		lines = append(lines, l.news(task)...)
 	}
 	if shot.Final() {
 		if shot.Plan.Failure != nil {
@@ -97,11 +101,14 @@ func (l *Lines) task(task fleet.TaskProgress, now time.Time) string {
 	if same && (task.State != protocol.TaskSending || now.Sub(before.at) < l.every) {
 		return ""
 	}
+	if same {
+		current.way, current.notes = before.way, before.notes
+	}
 	l.tasks[task.Number] = current
 	switch task.State {
 	case protocol.TaskSending:
 		if same {
-			return fmt.Sprintf("%s: %s%s", route(task), amount(extent(task)), pace(task.Rate, task.Remaining()))
+			return fmt.Sprintf("%s: %s%s", route(task), amount(extent(task)), Pace(task.Rate, task.Remaining()))
 		}
 		return fmt.Sprintf("%s: sending %s", route(task), currentStep(task))
 	case protocol.TaskBackoff:
@@ -120,4 +127,19 @@ func (l *Lines) task(task fleet.TaskProgress, now time.Time) string {
 	case protocol.TaskReady, protocol.TaskOffering:
 	}
 	return ""
+}
+
+// news is what a task's try has told since it was last looked at: which way its stream takes, and its notes.
+func (l *Lines) news(task fleet.TaskProgress) []string {
+	said := l.tasks[task.Number]
+	var lines []string
+	if way := wayOf(task); way != said.way && way != "" {
+		lines = append(lines, fmt.Sprintf("%s: %s", route(task), way))
+		said.way = way
+	}
+	for ; said.notes < len(task.StepNotes); said.notes++ {
+		lines = append(lines, fmt.Sprintf("%s: %s", route(task), task.StepNotes[said.notes]))
+	}
+	l.tasks[task.Number] = said
+	return lines
 }

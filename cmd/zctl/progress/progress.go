@@ -94,8 +94,9 @@ func percent(sent, expected uint64) int {
 	return int(math.Min(100, 100*float64(sent)/float64(expected)))
 }
 
-// pace is rate and remaining time: ", 5.0 MiB/s, 12s left".
-func pace(rate float64, remaining time.Duration) string {
+// Pace is rate and remaining time, as what follows an amount: ", 5.0 MiB/s, 12s left". What is 0 is left
+// out.
+func Pace(rate float64, remaining time.Duration) string {
 	text := ""
 	if rate := rateText(rate); rate != "" {
 		text += ", " + rate
@@ -119,6 +120,14 @@ func currentStep(task fleet.TaskProgress) string {
 		text += fmt.Sprintf(" (step %d of %d)", task.Next+1, len(task.Steps))
 	}
 	return text
+}
+
+// wayOf is the way that a task's stream takes, for people; empty while there is none.
+func wayOf(task fleet.TaskProgress) string {
+	if task.Path == nil {
+		return ""
+	}
+	return "by " + task.Path.String()
 }
 
 // Count is a number with its noun: "1 filesystem", "2 filesystems".

@@ -52,12 +52,17 @@ func story() []fleet.Snapshot {
 	back := task(1, "tank/data/vol", protocol.TaskBackoff, 0, 20*mib, 0)
 	back.Attempt, back.NotBefore = 1, later.At.Add(3*time.Second)
 	back.Failure = &protocol.Failure{Kind: protocol.Transient, Host: "bravo", Message: "connection reset"}
-	later.Tasks = []fleet.TaskProgress{task(0, "tank/data", protocol.TaskSending, 35*mib, 100*mib, 5*float64(mib)), back, conflict}
+	sending := task(0, "tank/data", protocol.TaskSending, 35*mib, 100*mib, 5*float64(mib))
+	sending.Path = &protocol.Path{
+		Transport: protocol.TransportTCP, Reverse: true, TLS: true, Receivers: 2, Reason: "10.0.0.2:8410: connection refused",
+	}
+	sending.StepNotes = []string{"a partial state was abandoned"}
+	later.Tasks = []fleet.TaskProgress{sending, back, conflict}
 	plan.State, plan.Finished = protocol.PlanPartial, begin.Add(90*time.Second)
 	done := fleet.Snapshot{Plan: plan, At: plan.Finished, Tasks: []fleet.TaskProgress{
 		task(0, "tank/data", protocol.TaskDone, 100*mib, 100*mib, 0), task(1, "tank/data/vol", protocol.TaskDone, 20*mib, 20*mib, 0), conflict,
 	}}
-	return []fleet.Snapshot{requested, requested, planning, running, running, later, done}
+	return []fleet.Snapshot{requested, requested, planning, running, running, later, later, done}
 }
 
 func TestLines(t *testing.T) {
@@ -78,6 +83,8 @@ tank/data → bravo: sending full @b
 tank/data/x → bravo: conflict: both sides have changed since @a
 roll back
 tank/data → bravo: 35.0 MiB of 100.0 MiB (35%), 5.0 MiB/s, 13s left
+tank/data → bravo: by tcp from the receiver (TLS, 2 receivers): 10.0.0.2:8410: connection refused
+tank/data → bravo: a partial state was abandoned
 tank/data/vol → bravo: try 1 failed, the next one comes in 3s: bravo: connection reset
 tank/data → bravo: done, 100.0 MiB
 tank/data/vol → bravo: done, 20.0 MiB
@@ -119,11 +126,11 @@ func TestFrame(t *testing.T) {
 	shots := story()
 	require.Equal(t, strings.TrimPrefix(`
 plan 20261123t010000-abcde  job prod  running  9s
-tank/data → bravo     ███████░░░░░░░░░░░░░ 35.0 MiB of 100.0 MiB (35%), 5.0 MiB/s, 13s left  full @b
+tank/data → bravo     ███████░░░░░░░░░░░░░ 35.0 MiB of 100.0 MiB (35%), 5.0 MiB/s, 13s left  full @b, a partial state was abandoned, by tcp from the receiver (TLS, 2 receivers): 10.0.0.2:8410: connection refused
 tank/data/vol → bravo again in 3s          bravo: connection reset
 tank/data/x → bravo   conflict             both sides have changed since @a
 everything            █████░░░░░░░░░░░░░░░ 0 of 3 filesystems, 35.0 MiB of 120.0 MiB (29%), 5.0 MiB/s, 17s left, 1 failed`, "\n"),
-		ansi.Strip(Frame(shots[5], Size{Width: 130, Height: 24})))
+		ansi.Strip(Frame(shots[5], Size{Width: 230, Height: 24})))
 	require.Equal(t, strings.TrimPrefix(`
 plan 20261123t010000-abcde  job prod  requested  0s
 waiting: no coordinator is running: start one with: zctl coordinator`, "\n"),
