@@ -18,6 +18,8 @@ func TestEveryMessageSurvivesTheWire(t *testing.T) {
 	t.Parallel()
 	t.Run("AbstractionsPage", survives[protocol.AbstractionsPage])
 	t.Run("AbstractionsRequest", survives[protocol.AbstractionsRequest])
+	t.Run("Call", survives[protocol.Call])
+	t.Run("CallAnswer", survives[protocol.CallAnswer])
 	t.Run("CancelNotice", survives[protocol.CancelNotice])
 	t.Run("Confirmation", survives[protocol.Confirmation])
 	t.Run("Cursor", survives[protocol.Cursor])
@@ -36,6 +38,8 @@ func TestEveryMessageSurvivesTheWire(t *testing.T) {
 	t.Run("Presence", survives[protocol.Presence])
 	t.Run("ReleasePage", survives[protocol.ReleasePage])
 	t.Run("ReleaseRequest", survives[protocol.ReleaseRequest])
+	t.Run("SegmentsStored", survives[protocol.SegmentsStored])
+	t.Run("SegmentsTaken", survives[protocol.SegmentsTaken])
 	t.Run("StreamHeader", survives[protocol.StreamHeader])
 	t.Run("Task", survives[protocol.Task])
 	t.Run("WorkItem", survives[protocol.WorkItem])
@@ -67,6 +71,8 @@ func survives[T any](t *testing.T) {
 
 func FuzzDecodeAbstractionsPage(f *testing.F)    { fuzzDecode[protocol.AbstractionsPage](f) }
 func FuzzDecodeAbstractionsRequest(f *testing.F) { fuzzDecode[protocol.AbstractionsRequest](f) }
+func FuzzDecodeCall(f *testing.F)                { fuzzDecode[protocol.Call](f) }
+func FuzzDecodeCallAnswer(f *testing.F)          { fuzzDecode[protocol.CallAnswer](f) }
 func FuzzDecodeCancelNotice(f *testing.F)        { fuzzDecode[protocol.CancelNotice](f) }
 func FuzzDecodeConfirmation(f *testing.F)        { fuzzDecode[protocol.Confirmation](f) }
 func FuzzDecodeCursor(f *testing.F)              { fuzzDecode[protocol.Cursor](f) }
@@ -85,6 +91,8 @@ func FuzzDecodePlanRequest(f *testing.F)         { fuzzDecode[protocol.PlanReque
 func FuzzDecodePresence(f *testing.F)            { fuzzDecode[protocol.Presence](f) }
 func FuzzDecodeReleasePage(f *testing.F)         { fuzzDecode[protocol.ReleasePage](f) }
 func FuzzDecodeReleaseRequest(f *testing.F)      { fuzzDecode[protocol.ReleaseRequest](f) }
+func FuzzDecodeSegmentsStored(f *testing.F)      { fuzzDecode[protocol.SegmentsStored](f) }
+func FuzzDecodeSegmentsTaken(f *testing.F)       { fuzzDecode[protocol.SegmentsTaken](f) }
 func FuzzDecodeStreamHeader(f *testing.F)        { fuzzDecode[protocol.StreamHeader](f) }
 func FuzzDecodeTask(f *testing.F)                { fuzzDecode[protocol.Task](f) }
 func FuzzDecodeWorkItem(f *testing.F)            { fuzzDecode[protocol.WorkItem](f) }
@@ -177,6 +185,7 @@ func soundMessages() []any {
 		Host: "alpha", Kind: "cursor", Filesystem: step.Filesystem, Name: from.Full(step.Filesystem), JobID: item.JobID,
 		GUID: from.GUID, CreateTXG: from.CreateTXG,
 	}
+	stream := protocol.StreamName{Ref: ref, ID: "5t3q8x1m"}
 	return []any{
 		job, item, send, event, offered, done,
 		protocol.CancelNotice{Plan: ref.Plan},
@@ -193,6 +202,18 @@ func soundMessages() []any {
 			Plan: ref.Plan, Steps: []protocol.Step{step}, State: protocol.TaskBackoff, NotBefore: at, Common: &from,
 			Partial: &protocol.ResumeState{ToGUID: to.GUID, FromGUID: from.GUID, ToName: to.Name, Bytes: 1 << 20},
 		},
+		protocol.Call{
+			Secret: make([]byte, 32), Header: protocol.StreamHeader{Ref: ref, JobID: item.JobID, ToGUID: to.GUID},
+			Objects: &protocol.ObjectsStream{Name: stream.String(), Subject: "zfleet.stream.alpha.x7k2q", Stall: time.Minute},
+		},
+		protocol.SegmentsStored{
+			Stream: stream.String(), First: 7, End: &protocol.StreamEnd{Segments: 8, Bytes: 1 << 26},
+			Segments: []protocol.StoredSegment{{
+				Chunks: protocol.ChunksName{Segment: protocol.SegmentName{Stream: stream, Number: 7}}.String(), Count: 16, Sequence: 9,
+				Size: 8 << 20, Digest: make([]byte, 32),
+			}},
+		},
+		protocol.SegmentsTaken{Stream: stream.String(), Ref: ref, Taken: 7, Confirmation: &protocol.Confirmation{ToGUID: to.GUID}},
 		protocol.Plan{ID: ref.Plan, Spec: job, State: protocol.PlanRunning, Started: at},
 	}
 }
