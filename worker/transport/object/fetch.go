@@ -1,0 +1,187 @@
+// Fetch: reading a segment from the object store, and making sure that it is the right one.
+
+package object
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/zfleet/zfleet/protocol"
+)
+
+const (
+	wholeBatch   = 8 << 20 // bytes that are asked for at once
+	limitedBatch = 1 << 20 // the same where there is a bandwidth limit
+	maxPending   = 512 << 10
+)
+
+// errDamaged says that a segment is not what the sender stored.
+var errDamaged = errors.New("it was damaged in the object store")
+
+// fetcher reads segments, one after another.
+type fetcher struct {
+	store        *Store
+	subscription *nats.Subscription
+	inbox        string
+	request      uint64 // counts the requests: answers to earlier ones are not ours any more
+	stall        time.Duration
+	limit        func(ctx context.Context, bytes int) error
+}
+
+func (s *Store) newFetcher(stall time.Duration, limit func(context.Context, int) error) (*fetcher, error) {
+	f := &fetcher{store: s, inbox: s.conn.NewInbox(), stall: stall, limit: limit}
+	var err error
+	if f.subscription, err = s.conn.SubscribeSync(f.inbox + ".*"); err != nil {
+		return nil, err
+	}
+	// A batch goes beyond what it was asked for by one chunk at most, and a late one may be in the way.
+	return f, f.subscription.SetPendingLimits(maxPending, 4*wholeBatch)
+}
+
+func (f *fetcher) close() { _ = f.subscription.Unsubscribe() } // an error says that the connection is closed
+
+// fetch reads the segment's chunks, and checks them. It asks again for what does not come, until nothing has come for the
+// stall time. The chunks are the caller's.
+func (f *fetcher) fetch(ctx context.Context, name protocol.SegmentName, segment protocol.StoredSegment) ([][]byte, error) {
+	chunks := make([][]byte, 0, segment.Count)
+	size, next := uint64(0), segment.Sequence
+	allowed := 0
+	digest := sha256.New()
+	last := time.Now()
+	for wait := firstBackoff; len(chunks) < int(segment.Count); {
+		batch := int(min(segment.Size-size, wholeBatch)) //nolint:gosec // at most MaxSegment
+		if f.limit != nil && allowed <= 0 {
+			batch = min(batch, limitedBatch)
+			if err := f.limit(ctx, max(batch, 1)); err != nil {
+				return nil, err
+			}
+			last = time.Now()
+			allowed += batch
+		}
+		if f.limit != nil {
+			batch = allowed
+		}
+		got, err := f.batch(ctx, protocol.ObjectChunksSubject(segment.Chunks), next, int(segment.Count)-len(chunks), max(batch, 1))
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		for _, chunk := range got {
+			size += uint64(len(chunk.data))
+			if size > segment.Size {
+				return nil, fmt.Errorf("%w: it is longer than %d bytes", errDamaged, segment.Size)
+			}
+			digest.Write(chunk.data)
+			chunks, next, allowed = append(chunks, chunk.data), chunk.sequence+1, allowed-len(chunk.data)
+		}
+		if len(got) > 0 {
+			last, wait = time.Now(), firstBackoff
+			continue
+		}
+		if time.Since(last) > f.stall {
+			return nil, protocol.Failf(protocol.Transient, "%d of its %d chunks did not come from the object store within %s: %w",
+				int(segment.Count)-len(chunks), segment.Count, f.stall, err)
+		}
+		pause(ctx, wait) // the end of ctx is seen above
+		wait = min(2*wait, lastBackoff)
+	}
+	if size != segment.Size {
+		return nil, fmt.Errorf("%w: it has %d bytes, and the sender stored %d", errDamaged, size, segment.Size)
+	}
+	if sum := digest.Sum(nil); string(sum) != string(segment.Digest) {
+		return nil, fmt.Errorf("%w: its SHA-256 is %x, and that of what the sender stored is %x", errDamaged, sum, segment.Digest)
+	}
+	return chunks, f.checkObject(ctx, name, segment)
+}
+
+// checkObject checks that what the object store itself says of the segment agrees with the sender.
+func (f *fetcher) checkObject(ctx context.Context, name protocol.SegmentName, segment protocol.StoredSegment) error {
+	ctx, cancel := context.WithTimeout(ctx, f.stall)
+	defer cancel()
+	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
+		info, err := f.store.objects.GetInfo(ctx, name.String())
+		switch {
+		case err == nil && info.NUID == segment.Chunks && info.Digest == digestText(segment.Digest) && info.Size == segment.Size:
+			return nil
+		case err == nil:
+			err = fmt.Errorf("%w: the object store says of it that it has %d bytes with %s", errDamaged, info.Size, info.Digest)
+		}
+		// A replica that lags behind may not know of the object, or of an earlier try of it only.
+		if !pause(ctx, wait) {
+			return err
+		}
+	}
+}
+
+// chunk is one message of a segment.
+type chunk struct {
+	sequence uint64
+	data     []byte
+}
+
+// batchRequest asks for several messages by one direct get (ADR-31).
+type batchRequest struct {
+	Sequence uint64 `json:"seq"`
+	Subject  string `json:"next_by_subj"`
+	Batch    int    `json:"batch"`
+	MaxBytes int    `json:"max_bytes"`
+}
+
+// batch reads up to count messages with the subject from the sequence on, until they are about as many bytes as size. An
+// error comes with what was read before it.
+func (f *fetcher) batch(ctx context.Context, subject string, sequence uint64, count, size int) ([]chunk, error) {
+	request, err := json.Marshal(batchRequest{Sequence: sequence, Subject: subject, Batch: count, MaxBytes: size})
+	if err != nil {
+		return nil, err
+	}
+	f.request++
+	reply := f.inbox + "." + strconv.FormatUint(f.request, 10)
+	err = f.store.conn.PublishRequest(f.store.apiPrefix+"DIRECT.GET."+protocol.StreamsStream, reply, request)
+	if err != nil {
+		return nil, err
+	}
+	var chunks []chunk
+	for {
+		message, err := f.next(ctx, reply)
+		if err != nil {
+			return chunks, err
+		}
+		if status := message.Header.Get("Status"); status != "" {
+			if status == "204" { // the end of the batch
+				return chunks, errors.New("there are no more")
+			}
+			return chunks, errors.New(strings.TrimSpace("NATS says " + status + " " + message.Header.Get("Description")))
+		}
+		sequenceOf, err := strconv.ParseUint(message.Header.Get("Nats-Sequence"), 10, 64)
+		if err != nil || message.Header.Get("Nats-Subject") != subject || sequenceOf < sequence {
+			return chunks, fmt.Errorf("NATS gave a message that was not asked for (%s)", message.Header.Get("Nats-Subject"))
+		}
+		sequence = sequenceOf + 1
+		chunks = append(chunks, chunk{sequence: sequenceOf, data: message.Data})
+		if len(chunks) == count {
+			return chunks, nil
+		}
+	}
+}
+
+// next waits for the next message to reply.
+func (f *fetcher) next(ctx context.Context, reply string) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, max(f.stall/3, minStall))
+	defer cancel()
+	for {
+		message, err := f.subscription.NextMsgWithContext(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if message.Subject == reply {
+			return message, nil
+		}
+	}
+}

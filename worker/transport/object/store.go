@@ -1,0 +1,120 @@
+// Store: a worker's access to the object store.
+
+package object
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/zfleet/zfleet/protocol"
+)
+
+const (
+	// standardChunk is how much of a segment is one message, unless the server takes less: chosen by the benchmark.
+	standardChunk = 512 << 10
+	// chunkRoom is what is left of the server's maximal payload for headers: those that a direct get adds.
+	chunkRoom = 4 << 10
+
+	maxLife      = time.Second            // the longest time between signs of life
+	lastWords    = 5 * time.Second        // how long the other side is waited for once nothing depends on it any more
+	minStall     = 10 * time.Millisecond  // a shorter stall time is taken for this
+	maxReason    = 16 << 10               // length of a failure's message: what is longer is cut
+	firstBackoff = 20 * time.Millisecond  // before the second try of what NATS refused
+	lastBackoff  = 500 * time.Millisecond // between later tries
+)
+
+// DefaultStall is the stall time where none is given.
+const DefaultStall = 30 * time.Second
+
+// Store gives access to the object store for streams. Its methods can be used concurrently.
+type Store struct {
+	conn      *nats.Conn
+	js        jetstream.JetStream
+	objects   jetstream.ObjectStore
+	apiPrefix string
+	chunk     int       // for tests and benchmarks; 0 is standardChunk
+	blocks    sync.Pool // of *block
+
+	// tell publishes what one side says to the other. It is the seam at which tests lose, delay and repeat messages.
+	tell func(*nats.Msg) error
+}
+
+// Open gives access to the bucket protocol.BucketStreams, whose handle is objects, through js, which must be conn's. The
+// caller keeps them, and closes conn after everything that came from the Store.
+func Open(conn *nats.Conn, js jetstream.JetStream, objects jetstream.ObjectStore) *Store {
+	return &Store{conn: conn, js: js, objects: objects, apiPrefix: apiPrefix(js.Options()), tell: conn.PublishMsg}
+}
+
+// apiPrefix is what the subjects of js's API begin with.
+func apiPrefix(options jetstream.JetStreamOptions) string {
+	switch {
+	case options.APIPrefix != "":
+		return strings.TrimSuffix(options.APIPrefix, ".") + "."
+	case options.Domain != "":
+		return "$JS." + options.Domain + ".API."
+	}
+	return "$JS.API."
+}
+
+// chunkSize is how much of a segment one message can hold now.
+func (s *Store) chunkSize() int {
+	chunk := standardChunk
+	if s.chunk > 0 {
+		chunk = s.chunk
+	}
+	return min(chunk, int(s.conn.MaxPayload())-chunkRoom)
+}
+
+// say sends a message to the other side. Whether it arrives does not matter: it is said again.
+func (s *Store) say(subject string, v any, logger *slog.Logger) {
+	message, err := protocol.NewMessage(context.Background(), subject, v)
+	if err == nil {
+		err = s.tell(message)
+	}
+	if err != nil {
+		logger.Debug("a message about a stream could not be sent; it will be repeated", "subject", subject, "error", err)
+	}
+}
+
+// lifeOf is the time between signs of life.
+func lifeOf(stall time.Duration) time.Duration { return min(stall/3, maxLife) }
+
+func stallOr(stall, otherwise time.Duration) time.Duration {
+	if stall <= 0 {
+		stall = otherwise
+	}
+	return max(stall, minStall)
+}
+
+func loggerOr(logger *slog.Logger) *slog.Logger {
+	if logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return logger
+}
+
+// pause waits for d, or until ctx ends; it says whether ctx goes on.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// poke puts a token into a channel of one place, unless there is one.
+func poke(wake chan struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default:
+	}
+}
