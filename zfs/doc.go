@@ -7,8 +7,9 @@
 //   - [System.List] and [System.Get] read filesystems, volumes and their versions (snapshots and bookmarks) with one command;
 //   - [System.Features] and [System.Pools] say what this host and its pools can do;
 //   - [System.ValidateSend] compares what is to be sent with what the pool holds, and only what it has approved can be
-//     given to [System.Send], which answers with a [SendStream];
+//     given to [System.Send], which answers with a [SendStream] that also says how far it is and how much is expected;
 //   - [System.Recv] receives, and says in a [RecvError] why it could not;
+//   - [System.Pipe] joins both by a pipe of the kernel's, and tells in a [PipeError] which side failed;
 //   - [System.DecodeResumeToken] reads resume tokens, and [ResumeToken.Matches] compares them with a send;
 //   - [System.Hold], [System.Release], [System.Bookmark], [System.Destroy] and [System.Snapshot] change one thing each and are
 //     idempotent: done before is done.

@@ -23,7 +23,8 @@
 //     chained checksum: a flipped, lost or repeated part is noticed. Cut anywhere, a stream leaves what zfs receive -s
 //     leaves: all whole records, and a token that begins at the last of them.
 //   - Streams flow: nothing holds a whole stream, generated contents (Generate) cost no memory on either side, a
-//     reader that goes away gives the sender EPIPE, and the end of a context ends the command.
+//     reader that goes away ends the sender as SIGPIPE does, and the end of a context ends the command. zfs send -v and
+//     -vP estimate and report their progress, by the fake's clock.
 //   - Encryption as far as replication sees it: encryption, encryptionroot, keystatus, raw streams and the refusals
 //     that come of them. Nothing is enciphered.
 //
