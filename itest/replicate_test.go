@@ -28,7 +28,12 @@ type pair struct {
 
 func newPair(t *testing.T) *pair {
 	t.Helper()
-	p := &pair{Fleet: testfleet.New(t), t: t, alpha: zfsfake.New(), bravo: zfsfake.New()}
+	return newPairOn(t, testfleet.New(t))
+}
+
+func newPairOn(t *testing.T, f *testfleet.Fleet) *pair {
+	t.Helper()
+	p := &pair{Fleet: f, t: t, alpha: zfsfake.New(), bravo: zfsfake.New()}
 	p.alpha.CreatePool("tank")
 	p.bravo.CreatePool("backup")
 	p.zfs(p.bravo, "create", "backup/alpha")

@@ -29,14 +29,24 @@ import (
 // Timeout bounds what a test waits for. It is generous: it is not a measure of anything, and only a hang reaches it.
 const Timeout = 4 * time.Minute
 
+// Site is a place from which the fleet's NATS is reached.
+type Site struct {
+	// Server is the NATS server that processes connect to.
+	Server nats.InProcessConnProvider
+	// Domain is the JetStream domain of the fleet, where the server is a leaf node.
+	Domain string
+}
+
 // Fleet is a running fleet. It ends with its test.
 type Fleet struct {
+	// Server is the fleet's NATS server; nil where the fleet was made with NewAt.
 	Server    *natsserver.Server
 	Conn      *nats.Conn
 	Resources *protocol.Resources
 	Client    *fleet.Client
 
 	t       testing.TB
+	site    Site
 	logger  *slog.Logger
 	counter atomic.Int64
 	// TracerProvider is given to all processes started from now on; at first it traces nothing.
@@ -47,8 +57,19 @@ type Fleet struct {
 func New(t testing.TB) *Fleet {
 	t.Helper()
 	server := natstest.Start(t, natsserver.Options{})
-	f := &Fleet{Server: server, t: t, logger: logger(t), TracerProvider: noop.NewTracerProvider()}
-	conn, js := natstest.Connect(t, server)
+	f := NewAt(t, Site{Server: server})
+	f.Server = server
+	return f
+}
+
+// NewAt makes the fleet's resources in NATS servers that run, at the given site, and nothing else. It is where coordinators, the
+// fleet's own client, and hosts without a site of their own are.
+func NewAt(t testing.TB, site Site) *Fleet {
+	t.Helper()
+	f := &Fleet{t: t, site: site, logger: logger(t), TracerProvider: noop.NewTracerProvider()}
+	conn, _ := natstest.Connect(t, site.Server)
+	js, err := protocol.JetStream(conn, site.Domain)
+	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), Timeout)
 	defer cancel()
 	resources, err := protocol.EnsureResources(ctx, js, protocol.ResourceOptions{})
@@ -79,13 +100,13 @@ type Process struct {
 	err  error
 }
 
-// start runs a process with a connection of its own.
-func (f *Fleet) start(name string, run func(context.Context, *nats.Conn, *protocol.Resources) error) *Process {
+// start runs a process with a connection of its own, at the site.
+func (f *Fleet) start(site Site, name string, run func(context.Context, *nats.Conn, *protocol.Resources) error) *Process {
 	f.t.Helper()
-	conn, err := nats.Connect("", nats.InProcessServer(f.Server.InProcess()), nats.Name(name), nats.MaxReconnects(-1),
+	conn, err := nats.Connect("", nats.InProcessServer(site.Server), nats.Name(name), nats.MaxReconnects(-1),
 		nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
 	require.NoError(f.t, err)
-	resources, err := openResources(f.t, conn)
+	resources, err := openResources(f.t, conn, site.Domain)
 	require.NoError(f.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Process{Name: name, t: f.t, conn: conn, stop: cancel, done: make(chan struct{})}
@@ -120,7 +141,7 @@ func (p *Process) Kill() {
 func (f *Fleet) StartCoordinator() *Process {
 	f.t.Helper()
 	name := fmt.Sprintf("coordinator-%d", f.counter.Add(1))
-	return f.start(name, func(ctx context.Context, conn *nats.Conn, resources *protocol.Resources) error {
+	return f.start(f.site, name, func(ctx context.Context, conn *nats.Conn, resources *protocol.Resources) error {
 		return coordinator.New(coordinator.Config{
 			Name: name, Host: "test", Conn: conn, Resources: resources, LeaseTTL: 3 * time.Second, Logger: f.logger,
 			TracerProvider: f.TracerProvider,
@@ -134,6 +155,8 @@ type Host struct {
 	Runner zfs.Runner
 	Policy worker.Policy
 	Slots  worker.Slots
+	// Site is where the host is; nil is where the fleet is.
+	Site *Site
 	// PlainTCP turns TLS off on the data port.
 	PlainTCP bool
 }
@@ -145,7 +168,11 @@ const AckWait = 2 * time.Second
 func (f *Fleet) StartWorker(host Host) *Process {
 	f.t.Helper()
 	name := fmt.Sprintf("%s-%d", host.Name, f.counter.Add(1))
-	return f.start(name, func(ctx context.Context, conn *nats.Conn, resources *protocol.Resources) error {
+	site := f.site
+	if host.Site != nil {
+		site = *host.Site
+	}
+	return f.start(site, name, func(ctx context.Context, conn *nats.Conn, resources *protocol.Resources) error {
 		w, err := worker.New(worker.Config{
 			Host: host.Name, Name: name, Version: "test", Conn: conn, Resources: resources,
 			ZFS: zfs.New(zfs.Observe(host.Runner, f.logger, f.TracerProvider)), Slots: host.Slots,
