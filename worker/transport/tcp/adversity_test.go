@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net"
 	"os"
@@ -37,6 +39,7 @@ type meddler struct {
 	running  sync.WaitGroup
 	mu       sync.Mutex
 	open     []net.Conn
+	target   string // where connections are passed on to
 }
 
 // pass copies without net's own splicing, which keeps pipes for later that would look like a leak.
@@ -55,7 +58,7 @@ func meddle(t testing.TB, address string, hands func(to *net.TCPConn, from *net.
 	var config net.ListenConfig
 	listener, err := config.Listen(testContext(t), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	m := &meddler{listener: listener}
+	m := &meddler{listener: listener, target: address}
 	m.running.Go(func() {
 		for {
 			conn, err := listener.Accept()
@@ -63,15 +66,18 @@ func meddle(t testing.TB, address string, hands func(to *net.TCPConn, from *net.
 				return
 			}
 			from := conn.(*net.TCPConn) //nolint:forcetypeassert // it is a TCP listener
-			m.running.Go(func() { m.serve(address, from, hands) })
+			m.running.Go(func() { m.serve(from, hands) })
 		}
 	})
 	t.Cleanup(m.close)
 	return m
 }
 
-func (m *meddler) serve(address string, from *net.TCPConn, hands func(to, from *net.TCPConn)) {
+func (m *meddler) serve(from *net.TCPConn, hands func(to, from *net.TCPConn)) {
 	defer from.Close()
+	m.mu.Lock()
+	address := m.target
+	m.mu.Unlock()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		return
@@ -348,7 +354,7 @@ func TestWrongFingerprint(t *testing.T) {
 	offer.Fingerprint[0] ^= 1
 	_, err := tcp.Dial(testContext(t), offer, streamHeader(1), tcp.DialOptions{})
 	requireKind(t, protocol.Transient, err)
-	require.ErrorContains(t, err, "not that of the receiver's offer")
+	require.ErrorContains(t, err, "not that of the offer")
 }
 
 func TestPlainSenderAtTLSReceiverAndBack(t *testing.T) {
@@ -390,6 +396,11 @@ func TestTLSWithoutOurProtocolOrVersionIsTurnedAway(t *testing.T) {
 	}
 }
 
+// sealed is a frame with its checksum.
+func sealed(frame string) string {
+	return string(binary.BigEndian.AppendUint32([]byte(frame), crc32.Checksum([]byte(frame), crc32.MakeTable(crc32.Castagnoli))))
+}
+
 func TestStrangersAreRefused(t *testing.T) {
 	t.Parallel()
 	address := listen(t, false).Addresses()[0]
@@ -398,11 +409,12 @@ func TestStrangersAreRefused(t *testing.T) {
 		"unknown frame type":    "\x7f\x00\x00\x00\x00",
 		"oversized hello":       "\x01\xff\xff\xff\xff",
 		"data before the hello": "\x03\x00\x00\x00\x01x",
-		"another magic":         "\x01\x00\x00\x00\x2eZFLOOT" + string(make([]byte, 40)),
-		"another version":       "\x01\x00\x00\x00\x2eZFLEET\x00\x09" + string(make([]byte, 38)),
-		"unknown flags":         "\x01\x00\x00\x00\x2eZFLEET\x00\x01\x80\x00" + string(make([]byte, 36)),
-		"no stall time":         "\x01\x00\x00\x00\x2eZFLEET\x00\x01\x00\x00" + string(make([]byte, 36)),
-		"unknown secret":        "\x01\x00\x00\x00\x2eZFLEET\x00\x01\x00\x00\x00\x00\xff\xff" + string(make([]byte, 32)),
+		"another magic":         sealed("\x01\x00\x00\x00\x2aZFLOOT" + string(make([]byte, 36))),
+		"another version":       sealed("\x01\x00\x00\x00\x2aZFLEET\x00\x09" + string(make([]byte, 34))),
+		"the version before":    "\x01\x00\x00\x00\x2eZFLEET\x00\x01" + string(make([]byte, 38)),
+		"unknown flags":         sealed("\x01\x00\x00\x00\x2aZFLEET\x00\x02\x80\x00" + string(make([]byte, 32))),
+		"unknown secret":        sealed("\x01\x00\x00\x00\x2aZFLEET\x00\x02\x00\x00" + string(make([]byte, 32))),
+		"damaged":               "\x01\x00\x00\x00\x2aZFLEET\x00\x02\x00\x00" + string(make([]byte, 36)),
 		"nothing":               "",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -433,12 +445,12 @@ func TestHeaderAfterTheSecretIsBounded(t *testing.T) {
 	require.NoError(t, err)
 	defer conn.Close()
 	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
-	said := "\x01\x00\x00\x00\x2eZFLEET\x00\x01\x00\x00\x00\x00\xff\xff" + string(offer.Secret) + "\x02\x00\x01\x00\x01"
+	said := sealed("\x01\x00\x00\x00\x2aZFLEET\x00\x02\x00\x00"+string(offer.Secret)) + "\x02\x00\x01\x00\x05"
 	_, err = conn.Write([]byte(said))
 	require.NoError(t, err)
 	answer, err := io.ReadAll(conn)
 	require.NoError(t, err)
-	require.Contains(t, string(answer), "frame of type 0x02 with 65537 bytes")
+	require.Contains(t, string(answer), "frame of type 0x02 with 65541 bytes")
 	// The secret was not used up.
 	pairFor(t, expectation, offer, time.Minute)
 }

@@ -22,7 +22,7 @@ import (
 const applicationProtocol = "zfleet/1"
 
 var (
-	errFingerprint = errors.New("the certificate is not that of the receiver's offer: its worker has restarted since, " +
+	errFingerprint = errors.New("the certificate is not that of the offer: its worker has restarted since, " +
 		"or another machine answers at this address")
 	errNoALPN = errors.New("the TLS peer does not speak " + applicationProtocol)
 )

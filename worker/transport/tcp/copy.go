@@ -18,6 +18,10 @@ import (
 // copyBuffer is how much of the stream is read and written at once where it is copied through the process.
 const copyBuffer = 256 << 10
 
+// limitedPiece is how much of the stream moves at once where there is a limit: little enough that the peer sees bytes move
+// at least every idle time, unless the limit is below 200 bytes per second at the default stall time.
+const limitedPiece = 64 << 10
+
 func stallOr(o transport.CopyOptions, otherwise time.Duration) time.Duration {
 	if o.Stall <= 0 {
 		return otherwise
@@ -32,10 +36,12 @@ func idleOf(o transport.CopyOptions, stall time.Duration) time.Duration {
 	return max(o.Idle, minStall)
 }
 
-// meter counts the bytes of one copy.
+// meter counts the bytes of one copy, and makes them wait for its limit.
 type meter struct {
 	moved   atomic.Int64
 	visible *atomic.Int64
+	limit   func(bytes int) error // nil: none
+	held    atomic.Bool           // a limit is being waited for
 }
 
 func (m *meter) add(n int64) {
@@ -45,10 +51,46 @@ func (m *meter) add(n int64) {
 	}
 }
 
+// limitBy makes each coming piece wait for limit, which is told that the copy is over by ctx.
+func (m *meter) limitBy(ctx context.Context, limit func(ctx context.Context, bytes int) error) {
+	if limit != nil {
+		m.limit = func(bytes int) error { return limit(ctx, bytes) }
+	}
+}
+
+// piece is how many of n bytes are to be moved at once.
+func (m *meter) piece(n int) int {
+	if m.limit == nil {
+		return n
+	}
+	return min(n, limitedPiece)
+}
+
+// pace waits until a piece of n bytes may move.
+func (m *meter) pace(n int) error {
+	if m.limit == nil {
+		return nil
+	}
+	m.held.Store(true)
+	defer m.held.Store(false)
+	if err := m.limit(n); err != nil {
+		return &limitError{err: err}
+	}
+	return nil
+}
+
+// limitError is the error of a limit.
+type limitError struct{ err error }
+
+func (e *limitError) Error() string { return "waiting for bandwidth: " + e.err.Error() }
+func (e *limitError) Unwrap() error { return e.err }
+
 // watch ends a copy by calling interrupt, once, when ctx ends, when the link does, or when m stands still for the idle
-// time. The returned function ends the watch, waits until nothing of it is running, and gives the cause of the
-// interruption, or nil if there was none.
-func watch(ctx, link context.Context, m *meter, idle time.Duration, interrupt func(cause error)) func() error {
+// time. The returned context ends with the interruption. The returned function ends the watch, waits until nothing of it is
+// running, and gives the cause of the interruption, or nil if there was none.
+func watch(
+	ctx, link context.Context, m *meter, idle time.Duration, interrupt func(cause error),
+) (context.Context, func() error) {
 	asked := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	linked := make(chan struct{})
@@ -71,7 +113,7 @@ func watch(ctx, link context.Context, m *meter, idle time.Duration, interrupt fu
 				return
 			case <-ticker.C:
 			}
-			if now := m.moved.Load(); now != before {
+			if now := m.moved.Load(); now != before || m.held.Load() {
 				before, still = now, 0
 				continue
 			}
@@ -81,7 +123,7 @@ func watch(ctx, link context.Context, m *meter, idle time.Duration, interrupt fu
 			}
 		}
 	})
-	return func() error {
+	return ctx, func() error {
 		var cause error
 		if !stopInterrupt() {
 			<-interrupted

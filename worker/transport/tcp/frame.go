@@ -3,45 +3,51 @@
 package tcp
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"time"
 
 	"github.com/zfleet/zfleet/protocol"
 )
 
-// frameType is the first byte of a frame. The values of both directions differ, so that a connection that talks to itself
-// is noticed at once.
+// frameType is the first byte of a frame. The values of both roles differ, so that a connection that talks to itself is
+// noticed at once.
 type frameType byte
 
 const (
-	frameHello     frameType = 0x01 // sender: who it is
-	frameHeader    frameType = 0x02 // sender: protocol.StreamHeader
+	frameHello     frameType = 0x01 // who dialled: the secret, and what the connection is for
+	frameHeader    frameType = 0x02 // sender: its stall time and protocol.StreamHeader
 	frameData      frameType = 0x03 // sender: bytes of the stream
 	frameAlive     frameType = 0x04 // sender: nothing to say, but alive
 	frameEnd       frameType = 0x05 // sender: the stream was complete; its length
 	frameAbort     frameType = 0x06 // sender: protocol.Failure; the stream ends here, incomplete
-	frameAccept    frameType = 0x81 // receiver: go on
-	frameRefuse    frameType = 0x82 // receiver: protocol.Failure; the connection ends here
+	frameDone      frameType = 0x07 // sender: the confirmation was read; the connection is free
+	frameAccept    frameType = 0x81 // receiver, or whoever was dialled ahead: go on
+	frameRefuse    frameType = 0x82 // either: protocol.Failure; the connection ends here
 	framePeerAlive frameType = 0x84 // receiver: nothing to say, but alive
 	frameConfirm   frameType = 0x85 // receiver: protocol.Confirmation
 )
 
 const (
 	frameHeaderSize = 5       // the type, and the payload's length as a big-endian uint32
+	checkSize       = 4       // the CRC-32C at the end of each frame but data
 	maxData         = 1 << 20 // payload of a data frame
 	maxMessage      = 1 << 16 // payload of a frame that holds a msgpack message
 	maxReason       = 1 << 14 // length of a failure's message: what is longer is cut
 
 	helloMagic   = "ZFLEET"
-	helloVersion = 1
-	helloSize    = len(helloMagic) + 2 + 2 + 4 + secretSize
+	helloVersion = 2
+	helloSize    = len(helloMagic) + 2 + 2 + secretSize
 	secretSize   = 32
+	promiseSize  = 4 // the sender's stall time in a header
 	endSize      = 8
+	maxHello     = 1 << 10 // of any version, so that it can be told which one it is
 
-	// maxPromise bounds the stall time that a hello may ask the receiver's signs of life for.
+	// maxPromise bounds the stall time that a sender may ask the receiver's signs of life for.
 	maxPromise = 24 * time.Hour
 )
 
@@ -59,13 +65,15 @@ func payloadLimits(t frameType) (least, greatest uint32, ok bool) {
 	switch t {
 	case frameHello:
 		return uint32(helloSize), uint32(helloSize), true
+	case frameHeader:
+		return promiseSize + 1, promiseSize + maxMessage, true
 	case frameData:
 		return 1, maxData, true
-	case frameAlive, framePeerAlive, frameAccept:
+	case frameAlive, framePeerAlive, frameAccept, frameDone:
 		return 0, 0, true
 	case frameEnd:
 		return endSize, endSize, true
-	case frameHeader, frameAbort, frameRefuse, frameConfirm:
+	case frameAbort, frameRefuse, frameConfirm:
 		return 1, maxMessage, true
 	default:
 		return 0, 0, false
@@ -96,17 +104,26 @@ func readFrameHeader(r io.Reader) (frameType, int, error) {
 	return t, int(length), nil
 }
 
-// readPayload reads a payload that is small enough to be held in memory.
-func readPayload(r io.Reader, length int) ([]byte, error) {
-	payload := make([]byte, length)
-	if _, err := io.ReadFull(r, payload); err != nil {
+// readPayload reads what follows the header of a frame of any type but data: the payload, which is small enough to be held
+// in memory, and the check.
+func readPayload(r io.Reader, t frameType, length int) ([]byte, error) {
+	whole := make([]byte, frameHeaderSize+length+checkSize)
+	putFrameHeader(whole, t, length)
+	if _, err := io.ReadFull(r, whole[frameHeaderSize:]); err != nil {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		return nil, err
 	}
-	return payload, nil
+	end := frameHeaderSize + length
+	if binary.BigEndian.Uint32(whole[end:]) != check(whole[:end]) {
+		return nil, frameErrorf("frame of type 0x%02x was damaged on its way: its checksum is another", byte(t))
+	}
+	return whole[frameHeaderSize:end], nil
 }
+
+// check is the CRC-32C (Castagnoli) of a frame's bytes.
+func check(frame []byte) uint32 { return crc32.Checksum(frame, crc32.MakeTable(crc32.Castagnoli)) }
 
 // readFrame reads one frame of any type but data.
 func readFrame(r io.Reader) (frameType, []byte, error) {
@@ -117,16 +134,17 @@ func readFrame(r io.Reader) (frameType, []byte, error) {
 	if t == frameData {
 		return 0, nil, frameErrorf("data where no data can be")
 	}
-	payload, err := readPayload(r, length)
+	payload, err := readPayload(r, t, length)
 	return t, payload, err
 }
 
-// frame is a whole frame as bytes.
+// frame is a whole frame of any type but data, as bytes.
 func frame(t frameType, payload []byte) []byte {
-	whole := make([]byte, frameHeaderSize+len(payload))
+	end := frameHeaderSize + len(payload)
+	whole := make([]byte, end, end+checkSize)
 	putFrameHeader(whole, t, len(payload))
 	copy(whole[frameHeaderSize:], payload)
-	return whole
+	return binary.BigEndian.AppendUint32(whole, check(whole))
 }
 
 // messageFrame is a frame that holds a msgpack message.
@@ -136,7 +154,7 @@ func messageFrame(t frameType, message any) ([]byte, error) {
 		return nil, err
 	}
 	if len(payload) > maxMessage {
-		return nil, protocol.Failf(protocol.Permanent, "a message of %d bytes does not fit into a frame of %d", len(payload), maxMessage)
+		return nil, tooLong(len(payload))
 	}
 	return frame(t, payload), nil
 }
@@ -164,18 +182,28 @@ func decodeFailure(payload []byte) (*protocol.Failure, error) {
 	return failure, nil
 }
 
-// hello is the sender's first frame. It has a fixed size, so that nothing else is parsed before the secret is checked.
+// hello is the first frame of whoever dialled. It has a fixed size, so that nothing else is parsed before the secret is
+// checked.
 type hello struct {
 	secret [secretSize]byte
-	// stall is the sender's stall time: the receiver gives signs of life at a third of it. In whole milliseconds.
-	stall time.Duration
+	flags  helloFlags
 }
+
+// helloFlags say what the connection is for.
+type helloFlags uint16
+
+const (
+	// helloReverse: who dialled will receive. Otherwise it will send.
+	helloReverse helloFlags = 1 << iota
+	// helloAhead: there is nothing to send yet. Another hello will follow.
+	helloAhead
+)
 
 // versionError is a hello of another version of the framing.
 type versionError struct{ theirs uint16 }
 
 func (e *versionError) Error() string {
-	return fmt.Sprintf("the sender speaks version %d of the data protocol and the receiver version %d: run the same release on both hosts",
+	return fmt.Sprintf("the caller speaks version %d of the data protocol and the listener version %d: run the same release on both hosts",
 		e.theirs, helloVersion)
 }
 
@@ -183,8 +211,7 @@ func (h hello) frame() []byte {
 	payload := make([]byte, 0, helloSize)
 	payload = append(payload, helloMagic...)
 	payload = binary.BigEndian.AppendUint16(payload, helloVersion)
-	payload = binary.BigEndian.AppendUint16(payload, 0)
-	payload = binary.BigEndian.AppendUint32(payload, uint32(min(h.stall, maxPromise)/time.Millisecond)) //nolint:gosec // a day fits
+	payload = binary.BigEndian.AppendUint16(payload, uint16(h.flags))
 	payload = append(payload, h.secret[:]...)
 	return frame(frameHello, payload)
 }
@@ -199,31 +226,71 @@ func parseHello(payload []byte) (hello, error) {
 	if version := binary.BigEndian.Uint16(rest); version != helloVersion {
 		return h, &versionError{theirs: version}
 	}
-	if flags := binary.BigEndian.Uint16(rest[2:]); flags != 0 {
-		return h, frameErrorf("the hello has unknown flags 0x%04x", flags)
+	h.flags = helloFlags(binary.BigEndian.Uint16(rest[2:]))
+	if h.flags > helloReverse|helloAhead {
+		return h, frameErrorf("the hello has unknown flags 0x%04x", uint16(h.flags))
 	}
-	h.stall = time.Duration(binary.BigEndian.Uint32(rest[4:])) * time.Millisecond
-	if h.stall < minStall || h.stall > maxPromise {
-		return h, frameErrorf("the hello has a stall time of %s: it must be between %s and %s", h.stall, minStall, maxPromise)
-	}
-	copy(h.secret[:], rest[8:])
+	copy(h.secret[:], rest[4:])
 	return h, nil
 }
 
-// readHello reads a hello frame, and nothing longer.
+// readHello reads a hello frame, and nothing longer. One of another version may be of another length, as long as it begins
+// as ours does.
 func readHello(r io.Reader) (hello, error) {
-	t, length, err := readFrameHeader(r)
+	var start [frameHeaderSize + len(helloMagic) + 2]byte
+	if _, err := io.ReadFull(r, start[:frameHeaderSize]); err != nil {
+		return hello{}, err
+	}
+	length := binary.BigEndian.Uint32(start[1:])
+	if frameType(start[0]) != frameHello || length > maxHello {
+		return hello{}, frameErrorf("the connection does not begin with a hello")
+	}
+	if _, err := io.ReadFull(r, start[frameHeaderSize:]); err != nil {
+		return hello{}, err
+	}
+	version := binary.BigEndian.Uint16(start[len(start)-2:])
+	if string(start[frameHeaderSize:len(start)-2]) == helloMagic && version != helloVersion && length != uint32(helloSize) {
+		return hello{}, &versionError{theirs: version}
+	}
+	t, payload, err := readFrame(io.MultiReader(bytes.NewReader(start[:]), r))
 	if err != nil {
 		return hello{}, err
 	}
 	if t != frameHello {
 		return hello{}, frameErrorf("the connection does not begin with a hello")
 	}
-	payload, err := readPayload(r, length)
-	if err != nil {
-		return hello{}, err
-	}
 	return parseHello(payload)
+}
+
+// headerFrame is the sender's header with its stall time, in whole milliseconds: the receiver gives signs of life at a third
+// of it.
+func headerFrame(header protocol.StreamHeader, stall time.Duration) ([]byte, error) {
+	message, err := protocol.Encode(header)
+	if err != nil {
+		return nil, err
+	}
+	if len(message) > maxMessage {
+		return nil, tooLong(len(message))
+	}
+	payload := binary.BigEndian.AppendUint32(nil, uint32(min(stall, maxPromise)/time.Millisecond)) //nolint:gosec // a day fits
+	return frame(frameHeader, append(payload, message...)), nil
+}
+
+// parseHeader reads a header frame's payload.
+func parseHeader(payload []byte) (protocol.StreamHeader, time.Duration, error) {
+	var header protocol.StreamHeader
+	stall := time.Duration(binary.BigEndian.Uint32(payload)) * time.Millisecond
+	if stall < minStall || stall > maxPromise {
+		return header, 0, frameErrorf("the header has a stall time of %s: it must be between %s and %s", stall, minStall, maxPromise)
+	}
+	if err := protocol.Decode(payload[promiseSize:], &header); err != nil {
+		return header, 0, err
+	}
+	return header, stall, header.Ref.Validate()
+}
+
+func tooLong(length int) error {
+	return protocol.Failf(protocol.Permanent, "a message of %d bytes does not fit into a frame of %d", length, maxMessage)
 }
 
 func endFrame(total int64) []byte {

@@ -31,7 +31,15 @@ func (said) SetWriteDeadline(time.Time) error { return nil }
 func (said) Close() error                     { return nil }
 func saying(frames ...[]byte) (*link, *socket) {
 	s := &socket{Conn: said{Reader: bytes.NewReader(bytes.Join(frames, nil))}}
-	return newLink(s, s), s
+	return newLink(s, s, ""), s
+}
+
+// dataFrame is a data frame as bytes.
+func dataFrame(payload []byte) []byte {
+	whole := make([]byte, frameHeaderSize+len(payload))
+	putFrameHeader(whole, frameData, len(payload))
+	copy(whole[frameHeaderSize:], payload)
+	return whole
 }
 
 // receiveAll is what CopyTo makes of a stream's frames.
@@ -54,7 +62,7 @@ func encodedFailure(t testing.TB, failure *protocol.Failure) []byte {
 
 func TestStreamFrames(t *testing.T) {
 	t.Parallel()
-	half := frame(frameData, []byte("half"))
+	half := dataFrame([]byte("half"))
 	for name, test := range map[string]struct {
 		frames [][]byte
 		want   string
@@ -69,13 +77,15 @@ func TestStreamFrames(t *testing.T) {
 		"duplicate frame":        {[][]byte{half, half, endFrame(4)}, "halfhalf", "the sender sent 4 bytes, and 8 arrived"},
 		"abort":                  {[][]byte{half, encodedFailure(t, protocol.Failf(protocol.Policy, "no"))}, "half", "no"},
 		"abort without reason":   {[][]byte{frame(frameAbort, []byte{0xc1})}, "", "the sender's failure"},
-		"second hello":           {[][]byte{hello{stall: time.Minute}.frame()}, "", "frame of type 0x01 within the stream"},
+		"second hello":           {[][]byte{hello{}.frame()}, "", "frame of type 0x01 within the stream"},
 		"our own frames":         {[][]byte{frame(framePeerAlive, nil)}, "", "frame of type 0x84 within the stream"},
 		"unknown frame":          {[][]byte{{9, 0, 0, 0, 0}}, "", "unknown frame type 0x09"},
-		"empty data":             {[][]byte{frame(frameData, nil)}, "", "frame of type 0x03 with 0 bytes"},
+		"empty data":             {[][]byte{dataFrame(nil)}, "", "frame of type 0x03 with 0 bytes"},
 		"oversized data":         {[][]byte{{3, 0, 0x10, 0, 1}}, "", "frame of type 0x03 with 1048577 bytes"},
 		"short end":              {[][]byte{frame(frameEnd, []byte{1})}, "", "frame of type 0x05 with 1 bytes"},
 		"alive with a payload":   {[][]byte{frame(frameAlive, []byte{1})}, "", "frame of type 0x04 with 1 bytes"},
+		"done before the end":    {[][]byte{frame(frameDone, nil)}, "", "frame of type 0x07 within the stream"},
+		"damaged end":            {[][]byte{append(endFrame(0)[:frameHeaderSize+endSize], 0, 0, 0, 0)}, "", "damaged on its way"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -95,7 +105,7 @@ func TestStreamFrames(t *testing.T) {
 // TestDamagedFraming flips each bit of everything but the payload, which is TLS's or zfs recv's to check.
 func TestDamagedFraming(t *testing.T) {
 	t.Parallel()
-	stream := bytes.Join([][]byte{frame(frameData, []byte("abcd")), endFrame(4)}, nil)
+	stream := bytes.Join([][]byte{dataFrame([]byte("abcd")), endFrame(4)}, nil)
 	for position := range stream {
 		if position >= frameHeaderSize && position < frameHeaderSize+4 {
 			continue
@@ -112,7 +122,7 @@ func TestDamagedFraming(t *testing.T) {
 // TestTruncatedFraming cuts a stream after each byte.
 func TestTruncatedFraming(t *testing.T) {
 	t.Parallel()
-	stream := bytes.Join([][]byte{frame(frameData, []byte("abcd")), frame(frameAlive, nil), endFrame(4)}, nil)
+	stream := bytes.Join([][]byte{dataFrame([]byte("abcd")), frame(frameAlive, nil), endFrame(4)}, nil)
 	for cut := range stream {
 		received, err := receiveAll(t, stream[:cut])
 		require.ErrorContains(t, err, "before the stream was complete", "cut after %d bytes", cut)
@@ -122,7 +132,7 @@ func TestTruncatedFraming(t *testing.T) {
 
 func TestWriterFailureIsTheError(t *testing.T) {
 	t.Parallel()
-	l, _ := saying(frame(frameData, []byte("abcd")), endFrame(4))
+	l, _ := saying(dataFrame([]byte("abcd")), endFrame(4))
 	incoming := &Incoming{link: l, header: pipeHeader}
 	r, w := io.Pipe()
 	gone := errors.New("zfs recv is gone")
@@ -144,7 +154,7 @@ func TestHelloRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want := hello{
 			secret: sha256.Sum256(rapid.SliceOf(rapid.Byte()).Draw(t, "secret")),
-			stall:  time.Duration(rapid.Int64Range(int64(minStall/time.Millisecond), int64(maxPromise/time.Millisecond)).Draw(t, "stall")) * time.Millisecond,
+			flags:  helloFlags(rapid.Uint16Range(0, 3).Draw(t, "flags")),
 		}
 		got, err := readHello(bytes.NewReader(want.frame()))
 		require.NoError(t, err)
@@ -154,7 +164,7 @@ func TestHelloRoundTrip(t *testing.T) {
 
 // FuzzHello gives a listener's first reads arbitrary bytes.
 func FuzzHello(f *testing.F) {
-	f.Add(hello{stall: time.Minute}.frame())
+	f.Add(hello{}.frame())
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
 	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -167,15 +177,19 @@ func FuzzHello(f *testing.F) {
 
 // FuzzHeader gives a listener arbitrary bytes after the secret.
 func FuzzHeader(f *testing.F) {
-	whole, err := messageFrame(frameHeader, pipeHeader)
+	whole, err := headerFrame(pipeHeader, time.Minute)
 	require.NoError(f, err)
 	f.Add(whole)
 	f.Add([]byte{2, 0, 0, 0, 1, 0xc0})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		l, _ := saying(data)
-		header, err := readHeader(l)
-		if err == nil {
-			require.NoError(t, header.Ref.Validate())
+		// As they are, and as the payload of a frame that was not damaged.
+		for _, said := range [][]byte{data, frame(frameHeader, data)} {
+			l, _ := saying(said)
+			header, stall, err := readHeader(l)
+			if err == nil {
+				require.NoError(t, header.Ref.Validate())
+				require.LessOrEqual(t, minStall, stall)
+			}
 		}
 	})
 }
@@ -183,7 +197,7 @@ func FuzzHeader(f *testing.F) {
 // FuzzStream gives a receiver arbitrary bytes as the stream. It must never take for complete what does not end as a
 // complete stream does.
 func FuzzStream(f *testing.F) {
-	f.Add(bytes.Join([][]byte{frame(frameData, []byte("abcd")), frame(frameAlive, nil), endFrame(4)}, nil))
+	f.Add(bytes.Join([][]byte{dataFrame([]byte("abcd")), frame(frameAlive, nil), endFrame(4)}, nil))
 	f.Add(encodedFailure(f, protocol.Failf(protocol.Policy, "no")))
 	f.Add([]byte{3, 0, 0x10, 0, 1})
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -194,21 +208,35 @@ func FuzzStream(f *testing.F) {
 	})
 }
 
-// FuzzAnswer gives a sender arbitrary bytes as the receiver's answers.
+// FuzzAnswer gives a sender arbitrary bytes as the receiver's answers, and a receiver that dials as the sender's.
 func FuzzAnswer(f *testing.F) {
 	whole, err := messageFrame(frameConfirm, protocol.Confirmation{ToGUID: 2})
 	require.NoError(f, err)
 	f.Add(whole)
 	f.Add(append(frame(framePeerAlive, nil), whole...))
 	f.Add([]byte{0x85, 0, 0, 0, 1, 0xc0})
+	header, err := headerFrame(pipeHeader, time.Minute)
+	require.NoError(f, err)
+	f.Add(header)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		l, _ := saying(data)
-		outgoing := &Outgoing{link: l}
-		if err := outgoing.listen(); err == nil {
-			t.Fatal("listening ended without a reason")
+		for _, said := range [][]byte{data, frame(frameConfirm, data)} {
+			l, _ := saying(said)
+			outgoing := &Outgoing{link: l}
+			if err := outgoing.listen(); err == nil {
+				t.Fatal("listening ended without a reason")
+			}
 		}
-		l, _ = saying(data)
-		d := &dialer{}
-		_ = d.beAccepted(l)
+		for _, said := range [][]byte{data, frame(frameRefuse, data)} {
+			l, _ := saying(said)
+			if err := ask(l, nil); err == nil {
+				require.True(t, bytes.HasPrefix(said, frame(frameAccept, nil)))
+			}
+		}
+		for _, said := range [][]byte{data, frame(frameHeader, data)} {
+			l, _ := saying(said)
+			if header, _, err := askHeader(l, nil, pipeHeader.Ref); err == nil {
+				require.Equal(t, pipeHeader.Ref, header.Ref)
+			}
+		}
 	})
 }

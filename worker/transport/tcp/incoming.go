@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"sync/atomic"
 	"time"
@@ -25,7 +24,7 @@ type Incoming struct {
 	complete atomic.Bool
 }
 
-// newIncoming starts the signs of life, at a third of the stall time that the sender's hello asked for.
+// newIncoming starts the signs of life, at a third of the stall time that the sender's header asked for.
 func newIncoming(l *link, header protocol.StreamHeader, stall time.Duration) *Incoming {
 	l.keepAlive(framePeerAlive, stall)
 	return &Incoming{link: l, header: header}
@@ -34,8 +33,8 @@ func newIncoming(l *link, header protocol.StreamHeader, stall time.Duration) *In
 // Header is what the sender said before the stream.
 func (c *Incoming) Header() protocol.StreamHeader { return c.header }
 
-// RemoteAddr is the sender's address, for logs.
-func (c *Incoming) RemoteAddr() net.Addr { return c.link.socket.RemoteAddr() }
+// Peer is the sender's worker, as far as the connection knows it.
+func (c *Incoming) Peer() Peer { return c.link.peer }
 
 // CopyTo writes the stream into w and returns the number of bytes that w took. The error is nil only if the sender said
 // that the stream was complete, and its length was that of what arrived. Otherwise it is
@@ -44,6 +43,7 @@ func (c *Incoming) RemoteAddr() net.Addr { return c.link.socket.RemoteAddr() }
 //   - a transient *protocol.Failure, if the connection ended early, the sender gave no sign of life for the stall time,
 //     or no byte moved for the idle time;
 //   - w's error, wrapped, if w failed: zfs recv has ended, and its own exit says why;
+//   - the error of opts.Limit, as a *protocol.Failure;
 //   - a *protocol.Failure for ctx's cause, if ctx ended.
 //
 // After any of them the connection is good for a Confirm with a failure. CopyTo does not close w, unless it has to
@@ -54,10 +54,11 @@ func (c *Incoming) CopyTo(ctx context.Context, w io.Writer, opts transport.CopyO
 	c.link.socket.expectLife(stall)
 	m := &meter{visible: opts.Bytes}
 	file := fileOf(w)
-	stop := watch(ctx, context.Background(), m, idleOf(opts, stall), func(cause error) {
+	copying, stop := watch(ctx, context.Background(), m, idleOf(opts, stall), func(cause error) {
 		c.link.socket.stopReading(cause)
 		interruptWriter(w, file)
 	})
+	m.limitBy(copying, opts.Limit)
 	err := c.receive(w, file, m)
 	cause := stop()
 	moved := m.moved.Load()
@@ -122,8 +123,11 @@ func (c *Incoming) receive(w io.Writer, file *os.File, m *meter) error {
 				return err
 			}
 		case frameAlive:
+			if _, err := readPayload(c.link, t, length); err != nil {
+				return err
+			}
 		case frameEnd:
-			payload, err := readPayload(c.link, length)
+			payload, err := readPayload(c.link, t, length)
 			if err != nil {
 				return err
 			}
@@ -132,7 +136,7 @@ func (c *Incoming) receive(w io.Writer, file *os.File, m *meter) error {
 			}
 			return nil
 		case frameAbort:
-			payload, err := readPayload(c.link, length)
+			payload, err := readPayload(c.link, t, length)
 			if err != nil {
 				return err
 			}
@@ -151,7 +155,11 @@ func (c *Incoming) receive(w io.Writer, file *os.File, m *meter) error {
 // too, since zfs recv keeps it for a resumption.
 func (c *Incoming) copyData(w io.Writer, length int, buffer []byte, m *meter) error {
 	for length > 0 {
-		n, readErr := io.ReadFull(c.link, buffer[:min(length, len(buffer))])
+		piece := m.piece(min(length, len(buffer)))
+		if err := m.pace(piece); err != nil {
+			return err
+		}
+		n, readErr := io.ReadFull(c.link, buffer[:piece])
 		if n > 0 {
 			written, err := w.Write(buffer[:n])
 			m.add(int64(written))
@@ -174,24 +182,34 @@ func (c *Incoming) copyData(w io.Writer, length int, buffer []byte, m *meter) er
 }
 
 // Confirm tells the sender how the step ended for the receiver: that To is there and protected, or the failure. It can
-// be called once, at any time after Accept, also while the sender is still sending. It returns when the sender has
-// closed its side, having read the confirmation, or a few seconds after it was written. A confirmation without a
-// failure is refused unless CopyTo has received the whole stream.
+// be called once, at any time after Accept, also while the sender is still sending. It returns when the sender has said that
+// it read the confirmation, or a few seconds after it was written. A confirmation without a failure is refused unless
+// CopyTo has received the whole stream; after it, the connection is of use for another step, and out of this one's hands.
 func (c *Incoming) Confirm(ctx context.Context, conf protocol.Confirmation) error {
 	if conf.Failure == nil && !c.complete.Load() {
 		return protocol.Failf(protocol.Permanent, "step %s: a stream that was not completely received cannot be confirmed", c.header.Ref)
 	}
+	good := conf.Failure == nil
 	conf.Failure = cutFailure(conf.Failure)
 	whole, err := messageFrame(frameConfirm, conf)
 	if err != nil {
 		return fmt.Errorf("step %s: confirming: %w", c.header.Ref, err)
 	}
-	if err := c.link.sayLast(ctx, whole); err != nil {
+	done := false
+	if good {
+		done, err = c.link.askDone(ctx, whole)
+	} else {
+		err = c.link.sayLast(ctx, whole)
+	}
+	if err != nil {
 		return transient("confirming step "+c.header.Ref.String(), err)
+	}
+	if done {
+		c.link.handOver()
 	}
 	return nil
 }
 
-// Close ends the connection and waits for its goroutine. Without a Confirm before, the sender sees a transient failure.
-// It is idempotent.
+// Close ends the connection, unless it is in the hands of another step by then, and waits for its goroutine. Without a
+// Confirm before, the sender sees a transient failure. It is idempotent.
 func (c *Incoming) Close() error { return c.link.close() }

@@ -24,10 +24,26 @@ const (
 
 var errBroken = errors.New("the connection ended within a frame")
 
-// link writes whole frames, gives signs of life, and ends a connection without losing what was said last.
+// Peer is the other worker, as far as a connection knows it.
+type Peer struct {
+	// Address is the host:port that was dialled; for the side that was dialled, the other's own.
+	Address string
+	// TLS says that the connection is TLS 1.3, and not plain TCP.
+	TLS bool
+	// Reused says that the connection was there before: it has served another step, or was prepared.
+	Reused bool
+	// Reverse says that the receiver has dialled the sender.
+	Reverse bool
+}
+
+// link is one step's use of a connection. It writes whole frames, gives signs of life, and ends without losing what was said
+// last: by closing the connection, or by handing it over for the next step.
 type link struct {
 	socket *socket
 	conn   net.Conn // the socket, or TLS over it
+	peer   Peer
+	key    string      // what a dialer keeps it by
+	keep   func(*link) // takes over a connection that is free for the next step; nil: it is closed
 
 	writing sync.Mutex
 	broken  bool // a frame was written in part, so that no other can follow; guarded by writing
@@ -36,14 +52,26 @@ type link struct {
 	stopAlive context.CancelFunc // nil before keepAlive
 	alive     sync.WaitGroup
 
-	closing  sync.Once
+	parting  sync.Once // the connection is closed, or handed over
 	closeErr error
 }
 
 // newLink takes over a connection after its TLS handshake, if there is one.
-func newLink(s *socket, conn net.Conn) *link {
-	_, s.coalesce = conn.(*tls.Conn)
-	return &link{socket: s, conn: conn, lastWords: lastWords}
+func newLink(s *socket, conn net.Conn, address string) *link {
+	_, secure := conn.(*tls.Conn)
+	s.coalesce = secure
+	return &link{socket: s, conn: conn, lastWords: lastWords, peer: Peer{Address: address, TLS: secure}}
+}
+
+// next is a link for the next step over the connection of a link that has ended well.
+func (l *link) next() (*link, error) {
+	if err := l.socket.renew(); err != nil {
+		return nil, err
+	}
+	return &link{
+		socket: l.socket, conn: l.conn, lastWords: lastWords, key: l.key, keep: l.keep,
+		peer: Peer{Address: l.peer.Address, TLS: l.peer.TLS, Reused: true},
+	}, nil
 }
 
 // Read reads from the connection as the socket does.
@@ -149,9 +177,37 @@ func (l *link) drain(ctx context.Context) {
 	_, _ = io.Copy(io.Discard, below) // whatever ends it, the connection is closed next
 }
 
-// close closes the connection and waits for the signs of life to end.
+// askDone writes the receiver's last frame of a step that went well, and waits for the sender to say that it has read it, for
+// lastWords at most. It says whether it did: the connection is free then. If not, it ends as after sayLast. Nobody else may be
+// reading.
+func (l *link) askDone(ctx context.Context, last []byte) (bool, error) {
+	stop := context.AfterFunc(ctx, func() {
+		l.socket.stopWriting()
+		l.socket.stopReading(context.Cause(ctx))
+	})
+	l.endAlive()
+	if err := l.write(last); err != nil {
+		if !stop() {
+			return false, context.Cause(ctx)
+		}
+		return false, err
+	}
+	l.socket.expectLife(l.lastWords)
+	t, _, err := readFrame(l)
+	if stop() && err == nil && t == frameDone {
+		return true, nil
+	}
+	l.closeWrite()
+	var silence *silenceError
+	if !errors.As(err, &silence) {
+		l.drain(ctx)
+	}
+	return false, nil
+}
+
+// close closes the connection and waits for the signs of life to end, unless it was handed over.
 func (l *link) close() error {
-	l.closing.Do(func() {
+	l.parting.Do(func() {
 		if l.stopAlive != nil {
 			l.stopAlive()
 		}
@@ -160,4 +216,17 @@ func (l *link) close() error {
 		l.alive.Wait()
 	})
 	return l.closeErr
+}
+
+// handOver gives the connection to who keeps it for the next step, or closes it if nobody does. Everything of this step
+// has been said on it and read from it, and nobody is using it.
+func (l *link) handOver() {
+	if l.keep == nil {
+		_ = l.close() // nothing more was to be said
+		return
+	}
+	l.parting.Do(func() {
+		l.endAlive()
+		l.keep(l)
+	})
 }

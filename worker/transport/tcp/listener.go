@@ -3,13 +3,13 @@
 package tcp
 
 import (
+	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
-	"crypto/subtle"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"slices"
@@ -24,6 +24,10 @@ const (
 	introduction = 5 * time.Second
 	// maxStrangers bounds the connections that have not shown a secret yet. Further ones wait in the kernel's backlog.
 	maxStrangers = 128
+	// maxLingering bounds the connections that wait for another step. Further ones are closed.
+	maxLingering = 1024
+	// DefaultIdleTime is how long a connection waits for another step where nothing else is said.
+	DefaultIdleTime = time.Minute
 )
 
 // Config describes a listener.
@@ -36,6 +40,9 @@ type Config struct {
 	// TLS asks for TLS 1.3. Without it, the secrets and the streams are readable on the network, and a sender that
 	// reaches the wrong machine gives its secret away.
 	TLS bool
+	// IdleTime is how long a connection may wait for the next step, a little more in fact, so that whoever dialled it closes
+	// it first. Zero is DefaultIdleTime.
+	IdleTime time.Duration
 	// Logger may be nil.
 	Logger *slog.Logger
 }
@@ -47,6 +54,7 @@ type Listener struct {
 	tls         *tls.Config // nil without TLS
 	fingerprint []byte
 	logger      *slog.Logger
+	idle        time.Duration
 
 	serving context.Context //nolint:containedctx // the listener's own life; it ends with Close
 	stop    context.CancelFunc
@@ -54,14 +62,18 @@ type Listener struct {
 	closing sync.Once
 	err     error
 
-	mu       sync.Mutex
-	expected map[[sha256.Size]byte]*Expectation // by the hash of the secret, so that a look-up's time tells nothing of it
+	mu        sync.Mutex
+	lingering int
+	expected  map[[sha256.Size]byte]expected // by the hash of the secret, so that a look-up's time tells nothing of it
 }
 
 // Listen binds the address and begins to receive connections. With TLS it makes a certificate of its own, which lives as
 // long as the listener and is never written anywhere. ctx bounds Listen itself; the listener lives until Close.
 func Listen(ctx context.Context, cfg Config) (*Listener, error) {
-	l := &Listener{logger: cfg.Logger, expected: make(map[[sha256.Size]byte]*Expectation)}
+	l := &Listener{logger: cfg.Logger, idle: cfg.IdleTime, expected: make(map[[sha256.Size]byte]expected)}
+	if l.idle <= 0 {
+		l.idle = DefaultIdleTime
+	}
 	if l.logger == nil {
 		l.logger = discard()
 	}
@@ -112,15 +124,18 @@ func (l *Listener) Fingerprint() []byte { return slices.Clone(l.fingerprint) }
 // TLS says whether connections are TLS 1.3.
 func (l *Listener) TLS() bool { return l.tls != nil }
 
-// Close stops listening, ends all expectations and the connections that no Accept has returned yet, and waits for the
-// listener's goroutines. Connections that Accept has returned stay with their owners. It is idempotent.
+// Close stops listening, ends all expectations, the connections that no Accept has returned yet and those that wait for
+// another step, and waits for the listener's goroutines. Connections that Accept has returned stay with their owners. It is
+// idempotent.
 func (l *Listener) Close() error {
 	l.closing.Do(func() {
-		l.stop()
+		l.mu.Lock()
+		l.stop() // under the lock, after which nothing more begins to run
+		l.mu.Unlock()
 		l.err = l.listener.Close()
 		l.running.Wait()
 		l.mu.Lock()
-		open := make([]*Expectation, 0, len(l.expected))
+		open := make([]expected, 0, len(l.expected))
 		for _, e := range l.expected {
 			open = append(open, e)
 		}
@@ -168,24 +183,80 @@ func (l *Listener) serve() {
 
 // welcome hands a connection to the expectation whose secret it shows, or refuses it.
 func (l *Listener) welcome(conn net.Conn) {
-	stop := context.AfterFunc(l.serving, func() { _ = conn.SetDeadline(aLongTimeAgo) })
-	link, err := l.introduce(conn)
+	guard := l.guard(conn)
+	link, err := l.handshake(conn)
 	if err == nil {
-		stop()
-		return
+		err = l.introduce(link, link, guard)
 	}
+	if err != nil {
+		l.turnAway(conn, link, guard, err)
+	}
+}
+
+// guard closes a connection that has not found its step yet when the listener is closed. The returned function ends that, and
+// says whether it was in time.
+func (l *Listener) guard(conn net.Conn) func() bool {
+	return context.AfterFunc(l.serving, func() { _ = conn.Close() })
+}
+
+// handshake gives a new connection its bounds, and TLS.
+func (l *Listener) handshake(conn net.Conn) (*link, error) {
+	if err := conn.SetDeadline(time.Now().Add(introduction)); err != nil {
+		return nil, err
+	}
+	s := &socket{Conn: conn}
+	var over net.Conn = s
+	if l.tls != nil {
+		secure := tls.Server(s, l.tls)
+		if err := secure.HandshakeContext(l.serving); err != nil {
+			return nil, fmt.Errorf("TLS handshake: %w", err)
+		}
+		over = secure
+	}
+	link := newLink(s, over, conn.RemoteAddr().String())
+	link.keep = l.linger
+	return link, nil
+}
+
+// introduce reads a connection's hello and leaves it to the step whose secret it shows.
+func (l *Listener) introduce(link *link, r io.Reader, guard func() bool) error {
+	h, err := readHello(r)
+	if err != nil {
+		return helloError(err)
+	}
+	e := l.expecting(h.secret)
+	switch {
+	case e == nil:
+		return errUnexpected()
+	case h.flags&helloReverse != 0 != e.reverse():
+		return protocol.Failf(protocol.Permanent, "the secret is that of a step whose stream goes the other way")
+	case h.flags&helloAhead == 0:
+		return e.meet(link, guard)
+	}
+	if err := link.write(frame(frameAccept, nil)); err != nil {
+		return err
+	}
+	if !guard() {
+		return errListenerClosed
+	}
+	link.handOver()
+	return nil
+}
+
+// turnAway refuses a connection, if its peer can be told, and closes it.
+func (l *Listener) turnAway(conn net.Conn, link *link, guard func() bool, err error) {
+	defer guard()
 	from := slog.String("from", conn.RemoteAddr().String())
 	l.logger.WarnContext(l.serving, "refused a data connection", from, slog.Any("error", err))
 	if link != nil {
 		l.refuse(link, err)
 	}
-	stop()
 	if err := conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		l.logger.DebugContext(l.serving, "closing a refused data connection failed", from, slog.Any("error", err))
 	}
 }
 
-// refuse tells the sender why.
+// refuse tells the peer why.
 func (l *Listener) refuse(link *link, err error) {
 	whole, err := failureFrame(frameRefuse, protocol.AsFailure(err, protocol.Transient))
 	if err != nil {
@@ -199,60 +270,58 @@ func (l *Listener) refuse(link *link, err error) {
 	}
 }
 
-// introduce reads a connection's hello and header, and delivers it. With an error, the link is not nil if the peer can be
-// told.
-func (l *Listener) introduce(conn net.Conn) (*link, error) {
-	if err := conn.SetDeadline(time.Now().Add(introduction)); err != nil {
-		return nil, err
+// linger waits for the next hello on a connection that has served a step, or was made ahead of it. It is the keep of the
+// listener's links.
+func (l *Listener) linger(before *link) {
+	conn := before.socket.Conn
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.serving.Err() != nil || l.lingering >= maxLingering {
+		_ = conn.Close() // its peer dials anew
+		return
 	}
-	s := &socket{Conn: conn}
-	var over net.Conn = s
-	if l.tls != nil {
-		secure := tls.Server(s, l.tls)
-		if err := secure.HandshakeContext(l.serving); err != nil {
-			return nil, fmt.Errorf("TLS handshake: %w", err)
+	l.lingering++
+	l.running.Go(func() {
+		guard := l.guard(conn)
+		link, first, err := l.await(before)
+		l.mu.Lock()
+		l.lingering--
+		l.mu.Unlock()
+		if err != nil {
+			l.logger.DebugContext(l.serving, "a free data connection ended", slog.String("from", before.peer.Address), slog.Any("error", err))
+			guard()
+			_ = conn.Close() // nobody waits for it
+			return
 		}
-		over = secure
-	}
-	link := newLink(s, over)
-	h, err := readHello(link)
-	if err != nil {
-		return link, helloError(err)
-	}
-	e := l.expecting(h.secret)
-	if e == nil {
-		return link, errUnexpected()
-	}
-	header, err := readHeader(link)
-	if err != nil {
-		return link, transient("reading the stream's header", err)
-	}
-	if header.Ref != e.ref {
-		return link, protocol.Failf(protocol.Permanent, "the secret is that of step %s, and the header names step %s", e.ref, header.Ref)
-	}
-	if !l.claim(e) {
-		return link, errUnexpected()
-	}
-	if err := link.write(frame(frameAccept, nil)); err != nil {
-		err = transient("accepting the sender of step "+e.ref.String(), err)
-		e.end(err)
-		return nil, err
-	}
-	if err := conn.SetDeadline(time.Time{}); err != nil {
-		e.end(err)
-		return nil, err
-	}
-	e.deliver(newIncoming(link, header, h.stall))
-	return link, nil
+		if err := l.introduce(link, io.MultiReader(bytes.NewReader(first), link), guard); err != nil {
+			l.turnAway(conn, link, guard, err)
+		}
+	})
 }
 
-// helloError is what the sender of a bad hello is told.
+// await waits for the first byte of the next hello. What follows has to come as fast as on a new connection.
+func (l *Listener) await(before *link) (*link, []byte, error) {
+	next, err := before.next()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := next.socket.SetReadDeadline(time.Now().Add(l.idle + lastWords)); err != nil {
+		return nil, nil, err
+	}
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(next, first); err != nil {
+		return nil, nil, err
+	}
+	return next, first, next.socket.SetDeadline(time.Now().Add(introduction))
+}
+
+// helloError is what the caller with a bad hello is told.
 func helloError(err error) error {
 	var version *versionError
 	if errors.As(err, &version) {
 		return protocol.Failf(protocol.Permanent, "%w", version)
 	}
-	return transient("reading the sender's hello", err)
+	return transient("reading the caller's hello", err)
 }
 
 func errUnexpected() error {
@@ -260,141 +329,27 @@ func errUnexpected() error {
 		"has expired, or is another worker's; the step needs a new offer")
 }
 
-// readHeader reads the sender's header frame.
-func readHeader(l *link) (protocol.StreamHeader, error) {
-	var header protocol.StreamHeader
-	t, payload, err := readFrame(l)
+// readHeader reads the sender's header frame, and its stall time.
+func readHeader(r io.Reader) (protocol.StreamHeader, time.Duration, error) {
+	t, payload, err := readFrame(r)
 	if err != nil {
-		return header, err
+		return protocol.StreamHeader{}, 0, err
 	}
 	if t != frameHeader {
-		return header, frameErrorf("frame of type 0x%02x instead of the header", byte(t))
+		return protocol.StreamHeader{}, 0, frameErrorf("frame of type 0x%02x instead of the header", byte(t))
 	}
-	if err := protocol.Decode(payload, &header); err != nil {
-		return header, err
-	}
-	return header, header.Ref.Validate()
+	return parseHeader(payload)
 }
 
 // expecting finds the expectation with the given secret.
-func (l *Listener) expecting(secret [secretSize]byte) *Expectation {
+func (l *Listener) expecting(secret [secretSize]byte) expected {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.expected[sha256.Sum256(secret[:])]
-	if e == nil || subtle.ConstantTimeCompare(e.secret[:], secret[:]) != 1 {
+	if e == nil || !e.shown(secret) {
 		return nil
 	}
 	return e
-}
-
-// claim uses the expectation's secret up. It says whether this call did.
-func (l *Listener) claim(e *Expectation) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	key := sha256.Sum256(e.secret[:])
-	if l.expected[key] != e {
-		return false
-	}
-	delete(l.expected, key)
-	return true
-}
-
-var (
-	errListenerClosed    = errors.New("the listener was closed")
-	errExpectationClosed = errors.New("the expectation was closed")
-)
-
-// Expectation is a step that the listener expects the sender of. Its methods may be called concurrently.
-type Expectation struct {
-	listener *Listener
-	ref      protocol.StepRef
-	secret   [secretSize]byte
-
-	mu       sync.Mutex
-	incoming *Incoming // delivered, and not yet taken by Accept
-	err      error     // why the expectation ended; nil while it is open
-	taken    bool
-	changed  chan struct{} // closed at the delivery or the end
-}
-
-// Expect registers a fresh one-time secret for the sender of one try of a step. The expectation ends when Accept returns,
-// with Close, or with the listener's Close.
-func (l *Listener) Expect(ref protocol.StepRef) *Expectation {
-	e := &Expectation{listener: l, ref: ref, changed: make(chan struct{})}
-	_, _ = rand.Read(e.secret[:]) // never fails (crypto/rand)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.serving.Err() != nil {
-		e.err = errListenerClosed
-		close(e.changed)
-		return e
-	}
-	l.expected[sha256.Sum256(e.secret[:])] = e
-	return e
-}
-
-// Offer is what the sender needs to know. The caller adds its resume token.
-func (e *Expectation) Offer() protocol.Offer {
-	return protocol.Offer{
-		Addresses:   e.listener.Addresses(),
-		TLS:         e.listener.TLS(),
-		Fingerprint: e.listener.Fingerprint(),
-		Secret:      slices.Clone(e.secret[:]),
-	}
-}
-
-// Accept waits for the sender that has the secret. With an error the expectation has ended; the error is a transient
-// *protocol.Failure, or a cancelled one if ctx was cancelled. The caller closes the Incoming.
-func (e *Expectation) Accept(ctx context.Context) (*Incoming, error) {
-	select {
-	case <-e.changed:
-	case <-ctx.Done():
-		e.end(context.Cause(ctx))
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.incoming != nil {
-		incoming := e.incoming
-		e.incoming, e.taken = nil, true
-		return incoming, nil
-	}
-	if e.taken {
-		return nil, protocol.Failf(protocol.Permanent, "step %s: the sender's connection was accepted already", e.ref)
-	}
-	return nil, transient(fmt.Sprintf("step %s: waiting for the sender to connect to %v", e.ref, e.listener.addresses), e.err)
-}
-
-// Close ends the expectation: its secret is good for nothing from now on, and a connection that Accept has not returned
-// is closed. It is idempotent.
-func (e *Expectation) Close() { e.end(errExpectationClosed) }
-
-// end ends the expectation with a reason, unless it has ended before.
-func (e *Expectation) end(reason error) {
-	e.listener.claim(e)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.err != nil || e.taken {
-		return
-	}
-	e.err = reason
-	if e.incoming != nil {
-		_ = e.incoming.Close() // nobody has begun to use it
-		e.incoming = nil
-		return
-	}
-	close(e.changed)
-}
-
-// deliver hands a connection over, or closes it if the expectation has ended since its secret was claimed.
-func (e *Expectation) deliver(incoming *Incoming) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.err != nil {
-		_ = incoming.Close() // nobody waits for it
-		return
-	}
-	e.incoming = incoming
-	close(e.changed)
 }
 
 // discard is the logger of those who were given none.

@@ -26,6 +26,11 @@ func (v verifyingMain) Run() int {
 	code := v.m.Run()
 	if after := descriptors(); code == 0 && after > v.before {
 		fmt.Fprintf(os.Stderr, "descriptors leaked: %d open before the tests, %d after\n", v.before, after)
+		entries, _ := os.ReadDir("/proc/self/fd") // for whoever looks for the leak
+		for _, entry := range entries {
+			target, _ := os.Readlink("/proc/self/fd/" + entry.Name())
+			fmt.Fprintln(os.Stderr, entry.Name(), target)
+		}
 		return 1
 	}
 	return code

@@ -76,6 +76,7 @@ func (o *Outgoing) listen() error {
 //
 //   - the receiver's own *protocol.Failure, if the receiver gave up, however early;
 //   - r's or Finish's error, wrapped: the receiver is told, and gets it as its failure;
+//   - the error of opts.Limit, as a *protocol.Failure;
 //   - a transient *protocol.Failure, if the connection broke, the receiver gave no sign of life for the stall time, or
 //     no byte moved for the idle time;
 //   - a *protocol.Failure for ctx's cause, if ctx ended: the receiver is told where that is still possible.
@@ -93,10 +94,11 @@ func (o *Outgoing) CopyFrom(ctx context.Context, r io.Reader, opts transport.Cop
 	}
 	from := newSource(r)
 	m := &meter{visible: opts.Bytes}
-	stop := watch(ctx, o.listening, m, idleOf(opts, stall), func(error) {
+	copying, stop := watch(ctx, o.listening, m, idleOf(opts, stall), func(error) {
 		o.link.socket.stopWriting()
 		from.interrupt()
 	})
+	m.limitBy(copying, opts.Limit)
 	err := o.send(from, m)
 	for _, finish := range []func() error{from.finish, opts.Finish} {
 		if err == nil && finish != nil {
@@ -131,6 +133,7 @@ func (e *readError) Unwrap() error { return e.err }
 func (o *Outgoing) giveUp(ctx context.Context, err, cause error) error {
 	var failure error
 	var inner *readError
+	var limit *limitError
 	switch {
 	case cause != nil:
 		failure = transient("sending the stream", cause)
@@ -139,7 +142,7 @@ func (o *Outgoing) giveUp(ctx context.Context, err, cause error) error {
 	default:
 		failure = transient("sending the stream", err)
 	}
-	ours := o.listening.Err() == nil && (cause != nil || inner != nil)
+	ours := o.listening.Err() == nil && (cause != nil || inner != nil || errors.As(err, &limit))
 	if !ours || o.abort(protocol.AsFailure(failure, protocol.Transient)) {
 		o.awaitLast(ctx)
 	}
@@ -196,8 +199,11 @@ func (o *Outgoing) send(r source, m *meter) error {
 	}
 	buffer := make([]byte, frameHeaderSize+copyBuffer)
 	for {
-		n, readErr := r.Read(buffer[frameHeaderSize:])
+		n, readErr := r.Read(buffer[frameHeaderSize : frameHeaderSize+m.piece(copyBuffer)])
 		if n > 0 {
+			if err := m.pace(n); err != nil {
+				return err
+			}
 			putFrameHeader(buffer, frameData, n)
 			if err := o.link.write(buffer[:frameHeaderSize+n]); err != nil {
 				return err
@@ -213,10 +219,10 @@ func (o *Outgoing) send(r source, m *meter) error {
 	}
 }
 
-// Confirmation waits for the receiver to say how the step ended, and closes the connection. The error is a transient
-// *protocol.Failure if ctx ends first (its deadline is the bound for the receiver's work after the stream), the
-// connection breaks, or the receiver gives no sign of life for the stall time. If the receiver says that it failed, its
-// failure is both in the confirmation and the error.
+// Confirmation waits for the receiver to say how the step ended. If it ended well, the connection is of use for another
+// step, and out of this one's hands; otherwise it is closed. The error is a transient *protocol.Failure if ctx ends first (its
+// deadline is the bound for the receiver's work after the stream), the connection breaks, or the receiver gives no sign of
+// life for the stall time. If the receiver says that it failed, its failure is both in the confirmation and the error.
 func (o *Outgoing) Confirmation(ctx context.Context) (protocol.Confirmation, error) {
 	select {
 	case <-o.stopped:
@@ -224,21 +230,37 @@ func (o *Outgoing) Confirmation(ctx context.Context) (protocol.Confirmation, err
 		_ = o.Close() // the connection is given up
 		return protocol.Confirmation{}, transient("waiting for the receiver's confirmation", context.Cause(ctx))
 	}
-	_ = o.Close()                       // the receiver waits for this as the sign that it was heard
 	cause := context.Cause(o.listening) //nolint:contextcheck // of the connection
-	if !errors.Is(cause, errConfirmed) {
+	if o.ended && errors.Is(cause, errConfirmed) && o.confirmation.Failure == nil {
+		o.finish()
+		return o.confirmation, nil
+	}
+	_ = o.Close() // the receiver waits for this as the sign that it was heard
+	switch {
+	case !errors.Is(cause, errConfirmed):
 		return protocol.Confirmation{}, transient("waiting for the receiver's confirmation", cause)
-	}
-	if o.confirmation.Failure != nil {
+	case o.confirmation.Failure != nil:
 		return o.confirmation, o.confirmation.Failure
-	}
-	if !o.ended {
+	default:
 		return protocol.Confirmation{}, transient("waiting for the receiver's confirmation", errEarlyConfirmation)
 	}
-	return o.confirmation, nil
 }
 
-// Close ends the connection and waits for its goroutines. It is idempotent.
+// finish tells the receiver that its confirmation was read, and leaves the connection to another step.
+func (o *Outgoing) finish() {
+	o.link.socket.allowWriting(o.link.lastWords)
+	if err := o.link.write(frame(frameDone, nil)); err != nil {
+		_ = o.Close() // the receiver has confirmed, and that is what counts
+		return
+	}
+	o.link.handOver()
+}
+
+// Peer is the receiver's worker, as far as the connection knows it.
+func (o *Outgoing) Peer() Peer { return o.link.peer }
+
+// Close ends the connection, unless it is in the hands of another step by then, and waits for its goroutines. It is
+// idempotent.
 func (o *Outgoing) Close() error {
 	err := o.link.close()
 	<-o.stopped

@@ -134,6 +134,14 @@ func (s *socket) flushLocked() error {
 	return err
 }
 
+// renew makes the socket as it was when it was new, for the next step over the same connection. Nobody else may be using it.
+func (s *socket) renew() error {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	s.stall, s.stopped = 0, nil
+	return s.SetDeadline(time.Time{})
+}
+
 // stopWriting ends a waiting Write, and makes those that follow fail until allowWriting.
 func (s *socket) stopWriting() { _ = s.SetWriteDeadline(aLongTimeAgo) }
 

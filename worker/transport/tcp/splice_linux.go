@@ -66,7 +66,11 @@ func (s *splicer) send(m *meter) error {
 		if waiting == 0 {
 			return nil
 		}
-		again, err := s.sendFrame(min(waiting, maxData), m)
+		length := m.piece(min(waiting, maxData))
+		if err := m.pace(length); err != nil {
+			return err
+		}
+		again, err := s.sendFrame(length, m)
 		if err != nil || !again {
 			return err
 		}
@@ -187,15 +191,22 @@ func (s *splicer) copyRest(left int, m *meter) error {
 // to be impossible.
 func (s *splicer) receive(length int, m *meter) (int, error) {
 	for length > 0 {
-		moved, err := s.receiveSome(length)
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-			return length, nil
-		}
-		if err != nil {
+		piece := m.piece(length)
+		if err := m.pace(piece); err != nil {
 			return length, err
 		}
-		length -= moved
-		m.add(int64(moved))
+		for piece > 0 {
+			moved, err := s.receiveSome(piece)
+			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+				return length, nil
+			}
+			if err != nil {
+				return length, err
+			}
+			piece -= moved
+			length -= moved
+			m.add(int64(moved))
+		}
 	}
 	return 0, nil
 }

@@ -23,11 +23,11 @@ func TestWhatIsSpliced(t *testing.T) {
 	require.NoError(t, err)
 
 	plain := &socket{Conn: conn}
-	require.NotNil(t, newSplicer(newLink(plain, plain), r))
-	require.NotNil(t, newSplicer(newLink(plain, plain), w))
-	require.Nil(t, newSplicer(newLink(plain, plain), regular))
-	require.Nil(t, newSplicer(newLink(plain, plain), nil))
-	require.Nil(t, newSplicer(newLink(&socket{Conn: conn}, tls.Client(plain, clientTLS(nil))), r))
+	require.NotNil(t, newSplicer(newLink(plain, plain, ""), r))
+	require.NotNil(t, newSplicer(newLink(plain, plain, ""), w))
+	require.Nil(t, newSplicer(newLink(plain, plain, ""), regular))
+	require.Nil(t, newSplicer(newLink(plain, plain, ""), nil))
+	require.Nil(t, newSplicer(newLink(&socket{Conn: conn}, tls.Client(plain, clientTLS(nil)), ""), r))
 
 	require.NoError(t, regular.Close())
 	require.NoError(t, r.Close())

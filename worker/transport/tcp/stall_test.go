@@ -25,12 +25,12 @@ var pipeHeader = protocol.StreamHeader{
 
 func pipeIncoming(conn net.Conn, stall time.Duration) *Incoming {
 	s := &socket{Conn: conn}
-	return newIncoming(newLink(s, s), pipeHeader, stall)
+	return newIncoming(newLink(s, s, ""), pipeHeader, stall)
 }
 
 func pipeOutgoing(conn net.Conn, stall time.Duration) *Outgoing {
 	s := &socket{Conn: conn}
-	return newOutgoing(newLink(s, s), stall)
+	return newOutgoing(newLink(s, s, ""), stall)
 }
 
 // mute is a peer that takes everything and says nothing.
@@ -65,7 +65,7 @@ func TestReceiverNoticesSilenceWithinFrame(t *testing.T) {
 		here, there := net.Pipe()
 		go mute(there)
 		incoming := pipeIncoming(here, time.Minute)
-		go func() { _, _ = there.Write(frame(frameData, []byte("half of it"))[:frameHeaderSize+4]) }()
+		go func() { _, _ = there.Write(dataFrame([]byte("half of it"))[:frameHeaderSize+4]) }()
 		var received bytes.Buffer
 		n, err := incoming.CopyTo(t.Context(), &received, transport.CopyOptions{Stall: time.Minute})
 		requireTransient(t, err, "no sign of life for 1m0s")
@@ -260,7 +260,7 @@ func TestConfirmationHasADeadline(t *testing.T) {
 func TestStrangerIsNotWaitedForLong(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		listener := &Listener{serving: t.Context(), expected: map[[32]byte]*Expectation{}, logger: discard()}
+		listener := &Listener{serving: t.Context(), expected: map[[32]byte]expected{}, logger: discard()}
 		here, there := net.Pipe()
 		go mute(there)
 		start := time.Now()
