@@ -28,6 +28,9 @@ type Config struct {
 	LeaseTTL time.Duration
 	// KeepPlans is how many ended plans of each job are kept; 0 is 20.
 	KeepPlans int
+	// CollectEvery is the time between two looks for what crashed steps have left in the object store; 0 is 3 minutes.
+	// CollectGrace is the least age of what is removed; 0 is 2 minutes.
+	CollectEvery, CollectGrace time.Duration
 	// Logger and TracerProvider may be nil: nothing is then logged or traced.
 	Logger         *slog.Logger
 	TracerProvider trace.TracerProvider
@@ -46,6 +49,12 @@ func New(config Config) *Coordinator {
 	}
 	if config.KeepPlans == 0 {
 		config.KeepPlans = 20
+	}
+	if config.CollectEvery <= 0 {
+		config.CollectEvery = 3 * time.Minute
+	}
+	if config.CollectGrace <= 0 {
+		config.CollectGrace = 2 * time.Minute
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)

@@ -57,6 +57,14 @@ func (l *leader) lead(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	l.group = group
 	group.Go(func() error { return l.loop(ctx) })
+	group.Go(func() error {
+		c := collector{
+			resources: l.resources, logger: l.logger,
+			every: l.coordinator.config.CollectEvery, grace: l.coordinator.config.CollectGrace,
+		}
+		c.run(ctx)
+		return nil
+	})
 	err := group.Wait()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
