@@ -84,7 +84,7 @@ func memoryFor(streams hostfile.Streams) int64 {
 	if streams.Storage != hostfile.StorageMemory {
 		return 0
 	}
-	return int64(min(streams.MaxBytes, math.MaxInt64-others)) + others //nolint:gosec // as much as fits
+	return int64(min(streams.MaxBytes, math.MaxInt64-others)) + others
 }
 
 // serve runs all three until ctx ends or one of them fails. They stop in the order in which they need each other.

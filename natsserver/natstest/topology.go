@@ -109,13 +109,17 @@ func startCluster(t testing.TB, name string, size int, change func(*server.Optio
 func freePorts(t testing.TB, count int) []int {
 	t.Helper()
 	var ports []int
+	var listeners []net.Listener
 	for range count {
 		listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", net.JoinHostPort(loopback, "0"))
 		require.NoError(t, err)
-		defer func() { require.NoError(t, listener.Close()) }() // when all are taken, so that no two are the same
+		listeners = append(listeners, listener)
 		address, ok := listener.Addr().(*net.TCPAddr)
 		require.True(t, ok)
 		ports = append(ports, address.Port)
+	}
+	for _, listener := range listeners { // now that all are taken, so that no two are the same
+		require.NoError(t, listener.Close())
 	}
 	return ports
 }
