@@ -114,7 +114,7 @@ func (b *Broadcast) copy(ctx context.Context) error {
 		case ctx.Err() != nil:
 			// Interrupted, whatever the source makes of that: it may look like its end.
 			return context.Cause(ctx)
-		case errors.Is(err, io.EOF):
+		case err == io.EOF: //nolint:errorlint // unwrapped, or it is no clean end
 			return nil
 		case err != nil:
 			return err
