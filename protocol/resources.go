@@ -180,7 +180,7 @@ func EnsureResources(ctx context.Context, js jetstream.JetStream, options Resour
 	}
 	objects := options.objects()
 	if err := ensure(ctx, func() error { return ensureObjects(ctx, js, objects, options.Replicas) }); err != nil {
-		return nil, resourceError("creating the bucket "+objects.Bucket, err)
+		return nil, objectsError(objects, err)
 	}
 	return OpenResources(ctx, js)
 }
@@ -239,6 +239,19 @@ func ensureObjects(ctx context.Context, js jetstream.JetStream, config jetstream
 		_, err = js.UpdateObjectStore(ctx, config)
 	}
 	return err
+}
+
+// objectsError is why the object store cannot be made; where NATS cannot set aside its quota, it says what an operator can do.
+func objectsError(config jetstream.ObjectStoreConfig, err error) error {
+	doing := "creating the bucket " + config.Bucket
+	const storageExceeded, memoryExceeded = 10047, 10028 // JSStorageResourcesExceededErr, JSMemoryResourcesExceededErr in nats-server
+	var api *jetstream.APIError
+	if errors.As(err, &api) && (api.ErrorCode == storageExceeded || api.ErrorCode == memoryExceeded) {
+		return Failf(Permanent, "%s: NATS has no room for its quota of %s: lower the quota (coordinator.streams.max_bytes), or let NATS"+
+			" keep more (jetstream: max_file_store or max_memory_store, and free space on the disk): %w", doing,
+			ByteSize(max(config.MaxBytes, 0)), err) //nolint:gosec // never negative
+	}
+	return resourceError(doing, err)
 }
 
 // existingConfig is the configuration of a stream that is there already, nil if it is not, with the replicas that it is to

@@ -82,6 +82,17 @@ func TestTheBucketForStreamsHasAQuota(t *testing.T) {
 	}
 }
 
+func TestAQuotaThatNATSHasNoRoomFor(t *testing.T) {
+	t.Parallel()
+	_, js := natstest.Connect(t, natstest.Start(t, natsserver.Options{MaxStore: 100 << 20}))
+	_, err := protocol.EnsureResources(t.Context(), js, protocol.ResourceOptions{StreamsMaxBytes: 200 << 20})
+	require.ErrorContains(t, err, "creating the bucket zfleet-streams: NATS has no room for its quota of 200.0 MiB")
+	require.ErrorContains(t, err, "coordinator.streams.max_bytes")
+	require.Equal(t, protocol.Permanent, protocol.KindOf(err, protocol.Transient))
+	_, err = protocol.EnsureResources(t.Context(), js, protocol.ResourceOptions{StreamsMaxBytes: 50 << 20})
+	require.NoError(t, err)
+}
+
 func TestEnsureResourcesInSeveralCoordinatorsAtOnce(t *testing.T) {
 	t.Parallel()
 	server, _, js := natstest.Run(t)

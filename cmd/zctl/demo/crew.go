@@ -39,6 +39,9 @@ type crew struct {
 	ackWait time.Duration
 }
 
+// streamsQuota is more than the demo's streams need, and less than any disk has.
+const streamsQuota = 256 << 20
+
 // process is a coordinator or worker with a connection of its own.
 type process struct {
 	conn *nats.Conn
@@ -61,7 +64,7 @@ func startCrew(ctx context.Context, dir string, recorder *telemetry.Recorder, lo
 	if c.conn, js, err = c.connect(ctx, "operator"); err != nil {
 		return nil, err
 	}
-	resources, err := protocol.EnsureResources(ctx, js, protocol.ResourceOptions{})
+	resources, err := protocol.EnsureResources(ctx, js, protocol.ResourceOptions{StreamsMaxBytes: streamsQuota})
 	if err != nil {
 		return nil, err
 	}
