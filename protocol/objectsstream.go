@@ -78,7 +78,7 @@ func (s SegmentsStored) Validate() error {
 	}
 	for i, segment := range s.Segments {
 		if err := segment.validate(); err != nil {
-			return Usagef("segment %d of stream %s: %w", s.First+uint64(i), s.Stream, err) //nolint:gosec // an index
+			return Usagef("segment %d of stream %s: %w", s.First+uint64(i), s.Stream, err)
 		}
 	}
 	return nil

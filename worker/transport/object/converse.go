@@ -13,9 +13,9 @@ import (
 // converse listens to the receivers and tells them what is stored, until the stream is closed.
 func (st *Stream) converse() {
 	stall := st.stallTime()
-	life := time.NewTicker(lifeOf(stall))
+	life := time.NewTicker(st.store.lifeOf(stall))
 	defer life.Stop()
-	lag := lifeOf(stall)
+	lag := st.store.lifeOf(stall)
 	if st.lag > 0 {
 		lag = max(min(lag, st.lag/4), time.Millisecond)
 	}

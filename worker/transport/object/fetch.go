@@ -56,8 +56,8 @@ func (f *fetcher) fetch(ctx context.Context, name protocol.SegmentName, segment 
 	allowed := 0
 	digest := sha256.New()
 	last := time.Now()
-	for wait := firstBackoff; len(chunks) < int(segment.Count); {
-		batch := int(min(segment.Size-size, wholeBatch)) //nolint:gosec // at most MaxSegment
+	for try := 0; len(chunks) < int(segment.Count); {
+		batch := int(min(segment.Size-size, wholeBatch))
 		if f.limit != nil && allowed <= 0 {
 			batch = min(batch, limitedBatch)
 			if err := f.limit(ctx, max(batch, 1)); err != nil {
@@ -69,7 +69,10 @@ func (f *fetcher) fetch(ctx context.Context, name protocol.SegmentName, segment 
 		if f.limit != nil {
 			batch = allowed
 		}
-		got, err := f.batch(ctx, protocol.ObjectChunksSubject(segment.Chunks), next, int(segment.Count)-len(chunks), max(batch, 1))
+		got, err := f.batch(ctx, batchRequest{
+			Subject: protocol.ObjectChunksSubject(segment.Chunks), Sequence: next,
+			Batch: int(segment.Count) - len(chunks), MaxBytes: max(batch, 1),
+		}, f.store.patience(try, f.stall))
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -82,15 +85,15 @@ func (f *fetcher) fetch(ctx context.Context, name protocol.SegmentName, segment 
 			chunks, next, allowed = append(chunks, chunk.data), chunk.sequence+1, allowed-len(chunk.data)
 		}
 		if len(got) > 0 {
-			last, wait = time.Now(), firstBackoff
+			last, try = time.Now(), 0
 			continue
 		}
 		if time.Since(last) > f.stall {
 			return nil, protocol.Failf(protocol.Transient, "%d of its %d chunks did not come from the object store within %s: %w",
 				int(segment.Count)-len(chunks), segment.Count, f.stall, err)
 		}
-		pause(ctx, wait) // the end of ctx is seen above
-		wait = min(2*wait, lastBackoff)
+		pause(ctx, backoff(try)) // the end of ctx is seen above
+		try++
 	}
 	if size != segment.Size {
 		return nil, fmt.Errorf("%w: it has %d bytes, and the sender stored %d", errDamaged, size, segment.Size)
@@ -105,8 +108,10 @@ func (f *fetcher) fetch(ctx context.Context, name protocol.SegmentName, segment 
 func (f *fetcher) checkObject(ctx context.Context, name protocol.SegmentName, segment protocol.StoredSegment) error {
 	ctx, cancel := context.WithTimeout(ctx, f.stall)
 	defer cancel()
-	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
-		info, err := f.store.objects.GetInfo(ctx, name.String())
+	for try := 0; ; try++ {
+		asking, cancel := context.WithTimeout(ctx, f.store.patience(try, f.stall))
+		info, err := f.store.objects.GetInfo(asking, name.String())
+		cancel()
 		switch {
 		case err == nil && info.NUID == segment.Chunks && info.Digest == digestText(segment.Digest) && info.Size == segment.Size:
 			return nil
@@ -114,7 +119,7 @@ func (f *fetcher) checkObject(ctx context.Context, name protocol.SegmentName, se
 			err = fmt.Errorf("%w: the object store says of it that it has %d bytes with %s", errDamaged, info.Size, info.Digest)
 		}
 		// A replica that lags behind may not know of the object, or of an earlier try of it only.
-		if !pause(ctx, wait) {
+		if !pause(ctx, backoff(try)) {
 			return err
 		}
 	}
@@ -126,7 +131,8 @@ type chunk struct {
 	data     []byte
 }
 
-// batchRequest asks for several messages by one direct get (ADR-31).
+// batchRequest asks for several messages by one direct get (ADR-31): up to Batch messages with the subject from the sequence
+// on, until they are MaxBytes or more.
 type batchRequest struct {
 	Sequence uint64 `json:"seq"`
 	Subject  string `json:"next_by_subj"`
@@ -134,10 +140,9 @@ type batchRequest struct {
 	MaxBytes int    `json:"max_bytes"`
 }
 
-// batch reads up to count messages with the subject from the sequence on, until they are about as many bytes as size. An
-// error comes with what was read before it.
-func (f *fetcher) batch(ctx context.Context, subject string, sequence uint64, count, size int) ([]chunk, error) {
-	request, err := json.Marshal(batchRequest{Sequence: sequence, Subject: subject, Batch: count, MaxBytes: size})
+// batch makes the request, and reads what comes within patience of each other. An error comes with what was read before it.
+func (f *fetcher) batch(ctx context.Context, asked batchRequest, patience time.Duration) ([]chunk, error) {
+	request, err := json.Marshal(asked)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +154,7 @@ func (f *fetcher) batch(ctx context.Context, subject string, sequence uint64, co
 	}
 	var chunks []chunk
 	for {
-		message, err := f.next(ctx, reply)
+		message, err := f.next(ctx, reply, patience)
 		if err != nil {
 			return chunks, err
 		}
@@ -159,21 +164,21 @@ func (f *fetcher) batch(ctx context.Context, subject string, sequence uint64, co
 			}
 			return chunks, errors.New(strings.TrimSpace("NATS says " + status + " " + message.Header.Get("Description")))
 		}
-		sequenceOf, err := strconv.ParseUint(message.Header.Get("Nats-Sequence"), 10, 64)
-		if err != nil || message.Header.Get("Nats-Subject") != subject || sequenceOf < sequence {
-			return chunks, fmt.Errorf("NATS gave a message that was not asked for (%s)", message.Header.Get("Nats-Subject"))
+		sequence, err := strconv.ParseUint(message.Header.Get("Nats-Sequence"), 10, 64)
+		if subject := message.Header.Get("Nats-Subject"); err != nil || subject != asked.Subject || sequence < asked.Sequence {
+			return chunks, fmt.Errorf("NATS gave a message that was not asked for (%s)", subject)
 		}
-		sequence = sequenceOf + 1
-		chunks = append(chunks, chunk{sequence: sequenceOf, data: message.Data})
-		if len(chunks) == count {
+		asked.Sequence = sequence + 1
+		chunks = append(chunks, chunk{sequence: sequence, data: message.Data})
+		if len(chunks) == asked.Batch {
 			return chunks, nil
 		}
 	}
 }
 
 // next waits for the next message to reply.
-func (f *fetcher) next(ctx context.Context, reply string) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, max(f.stall/3, minStall))
+func (f *fetcher) next(ctx context.Context, reply string, patience time.Duration) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		message, err := f.subscription.NextMsgWithContext(ctx)

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -34,7 +33,6 @@ type stand struct {
 	t      testing.TB
 	server *natsserver.Server
 	js     jetstream.JetStream
-	plans  int
 }
 
 func newStand(t testing.TB, options protocol.ResourceOptions) *stand {
@@ -55,7 +53,7 @@ func (s *stand) store() *Store {
 	objects, err := js.ObjectStore(s.t.Context(), protocol.BucketStreams)
 	require.NoError(s.t, err)
 	store := Open(conn, js, objects)
-	store.chunk = testChunk
+	store.chunk, store.answer = testChunk, 200*time.Millisecond
 	return store
 }
 
@@ -221,6 +219,6 @@ func content(n int) []byte {
 func sameBytes(t testing.TB, want, got []byte) {
 	t.Helper()
 	if !bytes.Equal(want, got) {
-		require.Fail(t, "the bytes differ", fmt.Sprintf("%d bytes were sent, %d received", len(want), len(got)))
+		require.Failf(t, "the bytes differ", "%d bytes were sent, %d received", len(want), len(got))
 	}
 }

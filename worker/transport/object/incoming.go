@@ -93,7 +93,7 @@ func (in *Incoming) Header() protocol.StreamHeader { return in.header }
 
 // converse listens to the sender, and tells it what was taken, until the Incoming is closed.
 func (in *Incoming) converse() {
-	life := time.NewTicker(lifeOf(stallOr(in.objects.Stall, 0)))
+	life := time.NewTicker(in.store.lifeOf(stallOr(in.objects.Stall, 0)))
 	defer life.Stop()
 	messages := in.messages
 	for {
@@ -145,7 +145,7 @@ func (in *Incoming) hear(message *nats.Msg) {
 	defer in.mu.Unlock()
 	in.life = time.Now()
 	for i, segment := range said.Segments {
-		number := said.First + uint64(i) //nolint:gosec // an index
+		number := said.First + uint64(i)
 		if number == in.taken+uint64(len(in.announced)) && len(in.announced) < protocol.MaxAnnounced {
 			in.announced = append(in.announced, segment)
 		}
@@ -291,7 +291,7 @@ func (in *Incoming) fetch(
 	defer fetcher.close()
 	fetching, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer onEnd(in.sender, func() { cancel(context.Cause(in.sender)) })()
+	defer onEnd(in.sender, func() { cancel(in.givenUp()) })() //nolint:contextcheck // the sender's
 	total := uint64(0)
 	for {
 		number, segment, err := in.await(fetching, stall)
@@ -299,12 +299,7 @@ func (in *Incoming) fetch(
 			return err
 		}
 		if segment == nil {
-			in.mu.Lock()
-			defer in.mu.Unlock()
-			if in.end.Bytes != total {
-				return fmt.Errorf("the sender sent %d bytes, and %d arrived", in.end.Bytes, total)
-			}
-			return nil
+			return in.checkEnd(number, total)
 		}
 		name := protocol.SegmentName{Stream: in.name, Number: number}
 		chunks, err := in.fetchSegment(fetching, fetcher, name, *segment)
@@ -321,6 +316,9 @@ func (in *Incoming) fetch(
 		}
 	}
 }
+
+// givenUp is the sender's failure.
+func (in *Incoming) givenUp() error { return context.Cause(in.sender) }
 
 // fetchSegment fetches one segment.
 func (in *Incoming) fetchSegment(
@@ -339,29 +337,27 @@ func (in *Incoming) fetchSegment(
 	return chunks, nil
 }
 
+// checkEnd tells whether what arrived is the whole stream.
+func (in *Incoming) checkEnd(segments, bytes uint64) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.end.Segments != segments || in.end.Bytes != bytes {
+		return fmt.Errorf("the sender sent %d segments with %d bytes, and %d with %d bytes arrived",
+			in.end.Segments, in.end.Bytes, segments, bytes)
+	}
+	return nil
+}
+
 // await waits for the next segment to be announced, and returns it with its number; nil at the end of the stream.
 func (in *Incoming) await(ctx context.Context, stall time.Duration) (uint64, *protocol.StoredSegment, error) {
 	silence := time.NewTimer(stall)
 	defer silence.Stop()
-	for {
-		if ctx.Err() != nil {
-			return 0, nil, context.Cause(ctx)
+	for ctx.Err() == nil {
+		number, next, ended, changed := in.next()
+		if next != nil || ended {
+			return number, next, nil
 		}
-		in.mu.Lock()
-		taken, changed, quiet := in.taken, in.changed, time.Since(in.life)
-		switch {
-		case in.end != nil && taken >= in.end.Segments:
-			defer in.mu.Unlock()
-			if taken > in.end.Segments {
-				return 0, nil, fmt.Errorf("the sender sent %d segments, and %d arrived", in.end.Segments, taken)
-			}
-			return taken, nil, nil
-		case len(in.announced) > 0:
-			defer in.mu.Unlock()
-			segment := in.announced[0]
-			return taken, &segment, nil
-		}
-		in.mu.Unlock()
+		quiet := in.quiet()
 		if quiet > stall {
 			return 0, nil, protocol.Failf(protocol.Transient,
 				"the sender gave no sign of life through NATS for %s, before the stream was complete", stall)
@@ -371,9 +367,27 @@ func (in *Incoming) await(ctx context.Context, stall time.Duration) (uint64, *pr
 		case <-changed:
 		case <-silence.C:
 		case <-ctx.Done():
-			return 0, nil, context.Cause(ctx)
 		}
 	}
+	return 0, nil, context.Cause(ctx)
+}
+
+// next is the next segment, if it is announced; ended says that there is none. changed is closed when that may have changed.
+func (in *Incoming) next() (number uint64, next *protocol.StoredSegment, ended bool, changed <-chan struct{}) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if len(in.announced) > 0 {
+		segment := in.announced[0]
+		next = &segment
+	}
+	return in.taken, next, next == nil && in.end != nil && in.taken >= in.end.Segments, in.changed
+}
+
+// quiet is how long nothing was heard of the sender.
+func (in *Incoming) quiet() time.Duration {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return time.Since(in.life)
 }
 
 // take notes that the next segment was taken.
@@ -413,10 +427,10 @@ func (in *Incoming) Confirm(ctx context.Context, conf protocol.Confirmation) err
 	case <-in.known:
 		return nil
 	case <-in.sender.Done():
-		if conf.Failure != nil {
-			return nil // and so has the sender
+		if conf.Failure == nil {
+			return transient(doing, in.givenUp())
 		}
-		return transient(doing, context.Cause(in.sender))
+		return nil // both have failed
 	case <-patience.C:
 		return protocol.Failf(protocol.Transient, "%s: the sender did not say within %s that it knows", doing, bound)
 	case <-in.closing.Done():

@@ -83,14 +83,14 @@ func (o *Outgoing) ask(ctx context.Context, call protocol.Call) error {
 	stall := o.stream.stallTime()
 	ctx, cancel := context.WithTimeout(ctx, stall)
 	defer cancel()
-	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
+	for try := 0; ; try++ {
 		message, err := protocol.NewMessage(ctx, o.subject, call)
 		if err != nil {
 			return err
 		}
-		try, cancelTry := context.WithTimeout(ctx, max(lifeOf(stall), minStall))
-		answer, err := o.stream.store.conn.RequestMsgWithContext(try, message)
-		cancelTry()
+		asking, cancel := context.WithTimeout(ctx, o.stream.store.patience(try, stall))
+		answer, err := o.stream.store.conn.RequestMsgWithContext(asking, message)
+		cancel()
 		if err == nil {
 			var said protocol.CallAnswer
 			if err := protocol.ReadMessage(answer.Header, answer.Data, &said); err != nil {
@@ -101,7 +101,7 @@ func (o *Outgoing) ask(ctx context.Context, call protocol.Call) error {
 			}
 			return nil
 		}
-		if !pause(ctx, wait) {
+		if !pause(ctx, backoff(try)) {
 			if errors.Is(err, nats.ErrNoResponders) {
 				return protocol.Failf(protocol.Transient, "nobody listens there: the receiver's worker has ended, or its connection to NATS")
 			}

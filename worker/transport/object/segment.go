@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"hash"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -119,37 +118,18 @@ func (g *segment) await(ctx context.Context) (uint64, error) {
 	return first, err
 }
 
-// settle waits until the segment is stored, and stores it again as often as that fails within the stall time. begun is
-// told of every further try before it begins, gone of one that is removed.
-func (g *segment) settle(
-	ctx context.Context, publisher jetstream.JetStream, stream jetstream.Stream, stall time.Duration, begun, gone func(protocol.ChunksName),
-) (protocol.StoredSegment, error) {
-	until := time.Now().Add(stall)
-	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
-		first, err := g.await(ctx)
-		if err == nil {
-			return protocol.StoredSegment{
-				Chunks: g.name.String(), Count: uint32(len(g.blocks)), Sequence: first, //nolint:gosec // at most MaxSegment
-				Size: uint64(g.size), Digest: g.digest.Sum(nil), //nolint:gosec // counted up from zero
-			}, nil
-		}
-		doing := "storing segment " + g.name.Segment.String() + " in the bucket " + protocol.BucketStreams
-		if ctx.Err() != nil {
-			return protocol.StoredSegment{}, transient(doing, context.Cause(ctx))
-		}
-		if time.Now().Add(wait).After(until) || !pause(ctx, wait) {
-			return protocol.StoredSegment{}, protocol.StreamsError(doing, err)
-		}
-		removing, cancel := context.WithDeadline(ctx, until)
-		if protocol.RemoveSegment(removing, stream, g.name) == nil {
-			gone(g.name) // else it is removed with the stream
-		}
-		cancel()
-		g.name.Try++
-		begun(g.name)
-		for _, b := range g.blocks {
-			g.publish(publisher, &nats.Msg{Subject: protocol.ObjectChunksSubject(g.name.String()), Data: b.bytes})
-		}
-		g.seal(publisher)
+// again publishes the segment as another try.
+func (g *segment) again(publisher jetstream.JetStream) {
+	for _, b := range g.blocks {
+		g.publish(publisher, &nats.Msg{Subject: protocol.ObjectChunksSubject(g.name.String()), Data: b.bytes})
+	}
+	g.seal(publisher)
+}
+
+// stored is what the receivers are told of the segment, the first of whose chunks has the sequence.
+func (g *segment) stored(sequence uint64) protocol.StoredSegment {
+	return protocol.StoredSegment{
+		Chunks: g.name.String(), Count: uint32(len(g.blocks)), Sequence: sequence, //nolint:gosec // at most MaxSegment
+		Size: uint64(g.size), Digest: g.digest.Sum(nil), //nolint:gosec // counted up from zero
 	}
 }

@@ -16,12 +16,13 @@ import (
 )
 
 const (
-	// standardChunk is how much of a segment is one message, unless the server takes less: chosen by the benchmark.
+	// standardChunk is chosen by the benchmark.
 	standardChunk = 512 << 10
 	// chunkRoom is what is left of the server's maximal payload for headers: those that a direct get adds.
 	chunkRoom = 4 << 10
 
 	maxLife      = time.Second            // the longest time between signs of life
+	firstAnswer  = 3 * time.Second        // how long an answer of NATS is waited for at first
 	lastWords    = 5 * time.Second        // how long the other side is waited for once nothing depends on it any more
 	minStall     = 10 * time.Millisecond  // a shorter stall time is taken for this
 	maxReason    = 16 << 10               // length of a failure's message: what is longer is cut
@@ -38,8 +39,10 @@ type Store struct {
 	js        jetstream.JetStream
 	objects   jetstream.ObjectStore
 	apiPrefix string
-	chunk     int       // for tests and benchmarks; 0 is standardChunk
-	blocks    sync.Pool // of *block
+	chunk     int           // how much of a segment is one message, unless the server takes less
+	life      time.Duration // the longest time between signs of life
+	answer    time.Duration // how long NATS may take for an answer before it is asked again, with twice the time
+	blocks    sync.Pool     // of *block
 
 	// tell publishes what one side says to the other. It is the seam at which tests lose, delay and repeat messages.
 	tell func(*nats.Msg) error
@@ -48,7 +51,11 @@ type Store struct {
 // Open gives access to the bucket protocol.BucketStreams, whose handle is objects, through js, which must be conn's. The
 // caller keeps them, and closes conn after everything that came from the Store.
 func Open(conn *nats.Conn, js jetstream.JetStream, objects jetstream.ObjectStore) *Store {
-	return &Store{conn: conn, js: js, objects: objects, apiPrefix: apiPrefix(js.Options()), tell: conn.PublishMsg}
+	return &Store{
+		conn: conn, js: js, objects: objects, apiPrefix: apiPrefix(js.Options()), chunk: standardChunk, life: maxLife,
+		answer: firstAnswer,
+		tell:   conn.PublishMsg,
+	}
 }
 
 // apiPrefix is what the subjects of js's API begin with.
@@ -64,11 +71,7 @@ func apiPrefix(options jetstream.JetStreamOptions) string {
 
 // chunkSize is how much of a segment one message can hold now.
 func (s *Store) chunkSize() int {
-	chunk := standardChunk
-	if s.chunk > 0 {
-		chunk = s.chunk
-	}
-	return min(chunk, int(s.conn.MaxPayload())-chunkRoom)
+	return min(s.chunk, int(s.conn.MaxPayload())-chunkRoom)
 }
 
 // say sends a message to the other side. Whether it arrives does not matter: it is said again.
@@ -83,7 +86,7 @@ func (s *Store) say(subject string, v any, logger *slog.Logger) {
 }
 
 // lifeOf is the time between signs of life.
-func lifeOf(stall time.Duration) time.Duration { return min(stall/3, maxLife) }
+func (s *Store) lifeOf(stall time.Duration) time.Duration { return min(stall/3, s.life) }
 
 func stallOr(stall, otherwise time.Duration) time.Duration {
 	if stall <= 0 {
@@ -98,6 +101,14 @@ func loggerOr(logger *slog.Logger) *slog.Logger {
 	}
 	return logger
 }
+
+// patience is how long NATS is waited for at the given try, counted from 0.
+func (s *Store) patience(try int, stall time.Duration) time.Duration {
+	return max(min(s.answer<<min(try, 10), stall), minStall)
+}
+
+// backoff is the time between the given try, counted from 0, and the next.
+func backoff(try int) time.Duration { return min(firstBackoff<<min(try, 10), lastBackoff) }
 
 // pause waits for d, or until ctx ends; it says whether ctx goes on.
 func pause(ctx context.Context, d time.Duration) bool {

@@ -135,11 +135,11 @@ func (st *Stream) stallTime() time.Duration { return time.Duration(st.stall.Load
 func (st *Stream) begin(ctx context.Context, refs []protocol.StepRef) error {
 	ctx, cancel := context.WithTimeout(ctx, st.stallTime())
 	defer cancel()
-	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
-		try, cancelTry := context.WithTimeout(ctx, max(st.stallTime()/3, minStall))
-		err := protocol.StoreStreamObject(try, st.store.js, st.name, refs)
-		cancelTry()
-		if err == nil || protocol.KindOf(err, protocol.Transient) == protocol.Permanent || !pause(ctx, wait) {
+	for try := 0; ; try++ {
+		asking, cancel := context.WithTimeout(ctx, st.store.patience(try, st.stallTime()))
+		err := protocol.StoreStreamObject(asking, st.store.js, st.name, refs)
+		cancel()
+		if err == nil || protocol.KindOf(err, protocol.Transient) == protocol.Permanent || !pause(ctx, backoff(try)) {
 			return err
 		}
 	}
@@ -370,11 +370,12 @@ func (st *Stream) gone(name protocol.ChunksName) {
 
 // settle waits until the segment is stored, and has it announced.
 func (st *Stream) settle(ctx context.Context, segment *segment) error {
-	stored, err := segment.settle(ctx, st.publisher, st.bucket, st.stallTime(), st.begun, st.gone)
-	st.store.release(segment)
+	sequence, err := st.persist(ctx, segment)
 	if err != nil {
 		return err
 	}
+	stored := segment.stored(sequence)
+	st.store.release(segment)
 	st.meter.stirred.Add(1)
 	st.mu.Lock()
 	st.stored = append(st.stored, stored)
@@ -383,6 +384,33 @@ func (st *Stream) settle(ctx context.Context, segment *segment) error {
 	st.mu.Unlock()
 	poke(st.news)
 	return nil
+}
+
+// persist waits until the segment is stored, and stores it again as often as that fails within the stall time. It returns
+// the sequence of the segment's first chunk.
+func (st *Stream) persist(ctx context.Context, segment *segment) (uint64, error) {
+	doing := "storing segment " + segment.name.Segment.String() + " in the bucket " + protocol.BucketStreams
+	until := time.Now().Add(st.stallTime())
+	for try := 0; ; try++ {
+		sequence, err := segment.await(ctx)
+		if err == nil {
+			return sequence, nil
+		}
+		if ctx.Err() == nil && time.Now().Add(backoff(try)).After(until) {
+			return 0, protocol.StreamsError(doing, err)
+		}
+		if !pause(ctx, backoff(try)) {
+			return 0, transient(doing, context.Cause(ctx))
+		}
+		removing, cancel := context.WithTimeout(ctx, st.store.patience(try, st.stallTime()))
+		if protocol.RemoveSegment(removing, st.bucket, segment.name) == nil {
+			st.gone(segment.name) // else it is removed with the stream
+		}
+		cancel()
+		segment.name.Try++
+		st.begun(segment.name)
+		segment.again(st.publisher)
+	}
 }
 
 // giveUp tells the receivers why there will be no more of the stream, and finds the reason for the caller.
@@ -438,7 +466,7 @@ func (st *Stream) all() []*Outgoing {
 
 // sweep removes segments that every receiver has taken.
 func (st *Stream) sweep() {
-	for wait := firstBackoff; ; {
+	for try := 0; ; {
 		var next protocol.StoredSegment
 		if st.until(st.closing, func() bool {
 			taken := len(st.stored) > 0 && len(st.receivers) > 0 && st.first < st.taken()
@@ -449,15 +477,15 @@ func (st *Stream) sweep() {
 		}) != nil {
 			return
 		}
-		if err := st.remove(next); err != nil {
+		if err := st.remove(next, try); err != nil {
 			st.logger.Warn("a segment that was taken could not be removed; trying again", "segment", next.Chunks, "error", err)
-			if !pause(st.closing, wait) {
+			if !pause(st.closing, backoff(try)) {
 				return
 			}
-			wait = min(2*wait, lastBackoff)
+			try++
 			continue
 		}
-		wait = firstBackoff
+		try = 0
 		st.mu.Lock()
 		st.stored, st.first = st.stored[1:], st.first+1
 		st.used -= int64(next.Size) //nolint:gosec // at most MaxSegment
@@ -477,12 +505,13 @@ func (st *Stream) taken() uint64 {
 	return least
 }
 
-func (st *Stream) remove(stored protocol.StoredSegment) error {
+// remove removes a segment. try counts how often that was tried in vain.
+func (st *Stream) remove(stored protocol.StoredSegment, try int) error {
 	name, err := protocol.ParseChunksName(stored.Chunks)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(st.closing, st.stallTime())
+	ctx, cancel := context.WithTimeout(st.closing, st.store.patience(try, st.stallTime()))
 	defer cancel()
 	if err := protocol.RemoveSegment(ctx, st.bucket, name); err != nil {
 		return err
