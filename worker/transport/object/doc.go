@@ -20,7 +20,9 @@
 // The chunks are published asynchronously while the segment is being read; each is one message. If one of them cannot be
 // stored, the whole segment is stored again as another try, whose chunks have another name. Receivers read chunks by
 // batched direct gets (ADR-31) from the sequence that the sender names, without a consumer. A replica that lags behind
-// gives fewer chunks than there are: the receiver asks again for what it lacks.
+// gives fewer chunks than there are: the receiver asks again for what it lacks. It asks for as much at once as a connection
+// takes in a second or so, and all receivers of a worker together for 32 MiB, since a server gives up connections that do
+// not take what they ask for.
 //
 // # What the sides say to each other
 //
@@ -58,7 +60,8 @@
 // # Memory
 //
 // The sender holds at most two segments: one that is being read and one whose storing is awaited. A receiver holds at most
-// two: one that is being written and one that is being fetched. Blocks of the sender are used again.
+// two: one that is being written and one that is being fetched. Blocks of the sender are used again. On long paths a
+// receiver gets a segment per round trip and transfer: larger segments (replication.objects.segment) make it faster there.
 //
 // # Trust
 //

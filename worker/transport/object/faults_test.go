@@ -536,11 +536,12 @@ func TestLimitsAreAskedForEveryByte(t *testing.T) {
 	results = r.taking(t.Context(), nil, transport.CopyOptions{})
 	s.call(stream, r)
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err = stream.CopyFrom(ctx, bytes.NewReader(sent), transport.CopyOptions{Idle: time.Millisecond, Limit: func(ctx context.Context, _ int) error {
+	forever := func(ctx context.Context, _ int) error {
 		time.AfterFunc(100*time.Millisecond, cancel) // many idle times later
 		<-ctx.Done()
 		return context.Cause(ctx)
-	}})
+	}
+	_, err = stream.CopyFrom(ctx, bytes.NewReader(sent), transport.CopyOptions{Idle: time.Millisecond, Limit: forever})
 	require.Error(t, err)
 	require.Equal(t, protocol.Cancelled, protocol.KindOf(err, protocol.Transient), "the wait for a limit is no standstill: %v", err)
 	require.Error(t, result(t, results).copied)

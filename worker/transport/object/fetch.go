@@ -18,9 +18,16 @@ import (
 )
 
 const (
-	wholeBatch   = 8 << 20 // bytes that are asked for at once
-	limitedBatch = 1 << 20 // the same where there is a bandwidth limit
-	maxPending   = 512 << 10
+	// A server closes a connection that does not take what is asked for within its write_deadline, 10 seconds by default, or
+	// that it would have to keep more than max_pending for, 64 MiB by default.
+	firstBatch   = 1 << 20                // bytes that are asked for at once, at first
+	leastBatch   = 64 << 10               // where the connection is slow; a batch has one chunk at least
+	wholeBatch   = 4 << 20                // where it is fast
+	limitedBatch = 1 << 20                // where there is a bandwidth limit
+	allBatches   = 32 << 20               // by all receivers that share the connection
+	fastBatch    = 500 * time.Millisecond // a batch that comes within this time could have been larger
+	slowBatch    = 2 * time.Second        // one that does not come within this time should have been smaller
+	maxPending   = 512 << 10              // messages
 )
 
 // errDamaged says that a segment is not what the sender stored.
@@ -32,12 +39,13 @@ type fetcher struct {
 	subscription *nats.Subscription
 	inbox        string
 	request      uint64 // counts the requests: answers to earlier ones are not ours any more
+	size         int    // of a batch in bytes, as the connection takes it
 	stall        time.Duration
 	limit        func(ctx context.Context, bytes int) error
 }
 
 func (s *Store) newFetcher(stall time.Duration, limit func(context.Context, int) error) (*fetcher, error) {
-	f := &fetcher{store: s, inbox: s.conn.NewInbox(), stall: stall, limit: limit}
+	f := &fetcher{store: s, inbox: s.conn.NewInbox(), size: firstBatch, stall: stall, limit: limit}
 	var err error
 	if f.subscription, err = s.conn.SubscribeSync(f.inbox + ".*"); err != nil {
 		return nil, err
@@ -48,16 +56,32 @@ func (s *Store) newFetcher(stall time.Duration, limit func(context.Context, int)
 
 func (f *fetcher) close() { _ = f.subscription.Unsubscribe() } // an error says that the connection is closed
 
-// fetch reads the segment's chunks, and checks them. It asks again for what does not come, until nothing has come for the
-// stall time. The chunks are the caller's.
+// fetch reads the segment's chunks, and checks them and what the object store says of them. It asks again for what does not
+// come, until nothing has come for the stall time. The chunks are the caller's.
 func (f *fetcher) fetch(ctx context.Context, name protocol.SegmentName, segment protocol.StoredSegment) ([][]byte, error) {
+	checking, cancel := context.WithCancel(ctx)
+	defer cancel()
+	checked := make(chan error, 1)
+	go func() { checked <- f.checkObject(checking, name, segment) }()
+	chunks, err := f.chunks(ctx, segment)
+	if err != nil {
+		cancel()
+	}
+	if unlike := <-checked; err == nil {
+		err = unlike
+	}
+	return chunks, err
+}
+
+// chunks reads the segment's chunks, and checks them.
+func (f *fetcher) chunks(ctx context.Context, segment protocol.StoredSegment) ([][]byte, error) {
 	chunks := make([][]byte, 0, segment.Count)
 	size, next := uint64(0), segment.Sequence
 	allowed := 0
 	digest := sha256.New()
 	last := time.Now()
 	for try := 0; len(chunks) < int(segment.Count); {
-		batch := int(min(segment.Size-size, wholeBatch))
+		batch := int(min(segment.Size-size, uint64(f.size))) //nolint:gosec // at most wholeBatch
 		if f.limit != nil && allowed <= 0 {
 			batch = min(batch, limitedBatch)
 			if err := f.limit(ctx, max(batch, 1)); err != nil {
@@ -101,7 +125,7 @@ func (f *fetcher) fetch(ctx context.Context, name protocol.SegmentName, segment 
 	if sum := digest.Sum(nil); string(sum) != string(segment.Digest) {
 		return nil, fmt.Errorf("%w: its SHA-256 is %x, and that of what the sender stored is %x", errDamaged, sum, segment.Digest)
 	}
-	return chunks, f.checkObject(ctx, name, segment)
+	return chunks, nil
 }
 
 // checkObject checks that what the object store itself says of the segment agrees with the sender.
@@ -146,6 +170,12 @@ func (f *fetcher) batch(ctx context.Context, asked batchRequest, patience time.D
 	if err != nil {
 		return nil, err
 	}
+	weight := int64(min(asked.MaxBytes, allBatches))
+	if err := f.store.asked.Acquire(ctx, weight); err != nil {
+		return nil, err
+	}
+	defer f.store.asked.Release(weight)
+	defer f.adapt(time.Now())
 	f.request++
 	reply := f.inbox + "." + strconv.FormatUint(f.request, 10)
 	err = f.store.conn.PublishRequest(f.store.apiPrefix+"DIRECT.GET."+protocol.StreamsStream, reply, request)
@@ -173,6 +203,16 @@ func (f *fetcher) batch(ctx context.Context, asked batchRequest, patience time.D
 		if len(chunks) == asked.Batch {
 			return chunks, nil
 		}
+	}
+}
+
+// adapt chooses the size of the next batch by how long it took from begin for one.
+func (f *fetcher) adapt(begin time.Time) {
+	switch took := time.Since(begin); {
+	case took < fastBatch:
+		f.size = min(2*f.size, wholeBatch)
+	case took > slowBatch:
+		f.size = max(f.size/2, leastBatch)
 	}
 }
 

@@ -405,7 +405,8 @@ func (in *Incoming) take() {
 // if that is less). A confirmation without a failure is refused unless CopyTo has received the whole stream.
 func (in *Incoming) Confirm(ctx context.Context, conf protocol.Confirmation) error {
 	if conf.Failure == nil && !in.complete.Load() {
-		return protocol.Failf(protocol.Permanent, "step %s: a stream that was not completely received cannot be confirmed", in.header.Ref)
+		return protocol.Failf(protocol.Permanent,
+			"step %s: a stream that was not completely received cannot be confirmed", in.header.Ref)
 	}
 	conf.Failure = cutFailure(conf.Failure)
 	in.mu.Lock()
@@ -416,8 +417,8 @@ func (in *Incoming) Confirm(ctx context.Context, conf protocol.Confirmation) err
 	in.confirmation = &conf
 	in.mu.Unlock()
 	poke(in.news)
-	bound := in.stall
-	if conf.Failure != nil {
+	bound, good := in.stall, conf.Failure == nil
+	if !good {
 		bound = min(bound, lastWords)
 	}
 	patience := time.NewTimer(bound)
@@ -427,10 +428,11 @@ func (in *Incoming) Confirm(ctx context.Context, conf protocol.Confirmation) err
 	case <-in.known:
 		return nil
 	case <-in.sender.Done():
-		if conf.Failure == nil {
-			return transient(doing, in.givenUp())
+		var err error // none where both have failed
+		if good {
+			err = transient(doing, in.givenUp())
 		}
-		return nil // both have failed
+		return err
 	case <-patience.C:
 		return protocol.Failf(protocol.Transient, "%s: the sender did not say within %s that it knows", doing, bound)
 	case <-in.closing.Done():

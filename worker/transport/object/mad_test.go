@@ -72,7 +72,8 @@ func TestLostRepeatedAndLateMessagesChangeNothing(t *testing.T) {
 		for _, store := range append([]*Store{sender}, receiving...) {
 			store.tell = store.conn.PublishMsg
 			store.chunk = rapid.IntRange(5000, 40_000).Draw(rt, "chunk")
-			s.madden(store, percent.Draw(rt, "lose"), percent.Draw(rt, "repeat"), percent.Draw(rt, "delay"), rapid.Uint64().Draw(rt, "seed"))
+			s.madden(store, percent.Draw(rt, "lose"), percent.Draw(rt, "repeat"), percent.Draw(rt, "delay"),
+				rapid.Uint64().Draw(rt, "seed"))
 		}
 		sent := content(rapid.IntRange(0, 6*testSegment).Draw(rt, "size"))
 		receivers := rapid.IntRange(1, len(receiving)).Draw(rt, "receivers")

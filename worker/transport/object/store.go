@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/zfleet/zfleet/protocol"
 )
@@ -39,10 +40,14 @@ type Store struct {
 	js        jetstream.JetStream
 	objects   jetstream.ObjectStore
 	apiPrefix string
-	chunk     int           // how much of a segment is one message, unless the server takes less
-	life      time.Duration // the longest time between signs of life
-	answer    time.Duration // how long NATS may take for an answer before it is asked again, with twice the time
-	blocks    sync.Pool     // of *block
+	chunk     int                 // how much of a segment is one message, unless the server takes less
+	life      time.Duration       // the longest time between signs of life
+	answer    time.Duration       // how long NATS may take for an answer before it is asked again, with twice the time
+	blocks    sync.Pool           // of *block
+	asked     *semaphore.Weighted // bytes that all receivers together have asked for
+
+	mu     sync.Mutex
+	bucket jetstream.Stream // behind objects; nil until it is needed
 
 	// tell publishes what one side says to the other. It is the seam at which tests lose, delay and repeat messages.
 	tell func(*nats.Msg) error
@@ -54,6 +59,7 @@ func Open(conn *nats.Conn, js jetstream.JetStream, objects jetstream.ObjectStore
 	return &Store{
 		conn: conn, js: js, objects: objects, apiPrefix: apiPrefix(js.Options()), chunk: standardChunk, life: maxLife,
 		answer: firstAnswer,
+		asked:  semaphore.NewWeighted(allBatches),
 		tell:   conn.PublishMsg,
 	}
 }
@@ -67,6 +73,20 @@ func apiPrefix(options jetstream.JetStreamOptions) string {
 		return "$JS." + options.Domain + ".API."
 	}
 	return "$JS.API."
+}
+
+// stream is the stream behind the bucket.
+func (s *Store) stream(ctx context.Context) (jetstream.Stream, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bucket == nil {
+		bucket, err := s.js.Stream(ctx, protocol.StreamsStream)
+		if err != nil {
+			return nil, protocol.StreamsError("opening the bucket "+protocol.BucketStreams, err)
+		}
+		s.bucket = bucket
+	}
+	return s.bucket, nil
 }
 
 // chunkSize is how much of a segment one message can hold now.

@@ -108,8 +108,8 @@ func (s *Store) Send(ctx context.Context, options StreamOptions) (*Stream, error
 	}
 	st.window = max(st.window, 2*st.segment)
 	var err error
-	if st.bucket, err = s.js.Stream(ctx, protocol.StreamsStream); err != nil {
-		return nil, protocol.StreamsError(doing, err)
+	if st.bucket, err = s.stream(ctx); err != nil {
+		return nil, transient(doing, err)
 	}
 	chunks := int(st.segment)/max(s.chunkSize(), 1) + 2
 	st.publisher, err = jetstream.New(s.conn,

@@ -22,7 +22,8 @@ func TestStreamsOfAllSizesArrive(t *testing.T) {
 	s := newStand(t, protocol.ResourceOptions{})
 	sender, receiving := s.store(), s.store()
 	for _, size := range []int{
-		0, 1, testChunk - 1, testChunk, testChunk + 1, testSegment - 1, testSegment, testSegment + 1, 2 * testSegment, 11*testSegment + 7,
+		0, 1, testChunk - 1, testChunk, testChunk + 1, testSegment - 1, testSegment, testSegment + 1, 2 * testSegment,
+		11*testSegment + 7,
 	} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			s := *s
@@ -88,7 +89,8 @@ func TestTheReadersErrorReachesTheReceiver(t *testing.T) {
 		"Read":   {reader: io.MultiReader(bytes.NewReader(content(3*testSegment)), iotest.ErrReader(broken))},
 		"Finish": {reader: bytes.NewReader(content(3 * testSegment)), finish: func() error { return broken }},
 		"truncated": {
-			reader: io.MultiReader(bytes.NewReader(content(3*testSegment)), iotest.ErrReader(fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, broken))),
+			reader: io.MultiReader(bytes.NewReader(content(3*testSegment)),
+				iotest.ErrReader(fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, broken))),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
