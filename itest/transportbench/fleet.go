@@ -69,7 +69,7 @@ func (b benchmark) measurePipe(ctx context.Context, w way) (measurement, error) 
 	if err != nil {
 		return measurement{}, err
 	}
-	receive, err := roleCommand(roleConsume, consumeSpec{})
+	receive, err := roleCommand(roleConsume, consumeSpec{Content: w.content})
 	if err != nil {
 		return measurement{}, err
 	}

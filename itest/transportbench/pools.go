@@ -139,7 +139,7 @@ func fileOf(dir string, data []byte) (*os.File, error) {
 // receive has the stand-in read the stream, and gives the fake its own part of it.
 func (p *pools) receive(ctx context.Context, command zfs.Command) (zfs.Result, error) {
 	own := filepath.Join(p.dir, fmt.Sprintf("received-%d", p.received.Add(1)))
-	standIn, err := roleCommand(roleConsume, consumeSpec{Own: own})
+	standIn, err := roleCommand(roleConsume, consumeSpec{Content: p.stream.Content, Own: own})
 	if err != nil {
 		return zfs.Result{}, errors.Join(err, command.Stdin.Close())
 	}

@@ -21,9 +21,10 @@ type emitSpec struct {
 	Size    int64   `json:"size"`
 }
 
-// consumeSpec says where the stand-in for zfs recv leaves the fake's own stream; empty leaves it out. It says what arrived
-// on its standard output.
+// consumeSpec says what the stand-in for zfs recv expects. It says on its standard output what arrived.
 type consumeSpec struct {
+	Content content `json:"content"`
+	// Own is where it leaves the fake's own stream; empty leaves it out.
 	Own string `json:"own,omitempty"`
 }
 
@@ -38,7 +39,7 @@ func runEmit(spec emitSpec) error {
 
 func runConsume(spec consumeSpec) error {
 	enlarge(os.Stdin)
-	own, arrived, err := consume(os.Stdin)
+	own, arrived, err := consume(os.Stdin, spec.Content)
 	if err != nil {
 		return err
 	}

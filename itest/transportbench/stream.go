@@ -66,8 +66,6 @@ type preamble struct {
 	Own int64
 	// Records is how many records follow.
 	Records int64
-	// Halves says which content they are of.
-	Halves bool
 }
 
 // transfer is a stream that arrived.
@@ -83,7 +81,7 @@ func emit(w io.Writer, own []byte, c content, size int64) error {
 	if err != nil {
 		return err
 	}
-	p := preamble{Own: int64(len(own)), Records: (size + payloadLength - 1) / payloadLength, Halves: c == halves}
+	p := preamble{Own: int64(len(own)), Records: (size + payloadLength - 1) / payloadLength}
 	if p.Began, err = now(); err != nil {
 		return err
 	}
@@ -106,7 +104,11 @@ func emit(w io.Writer, own []byte, c content, size int64) error {
 }
 
 // consume reads a stream to its end and compares it with what it must be. It gives the fake's own stream.
-func consume(r io.Reader) (own []byte, t transfer, err error) {
+func consume(r io.Reader, c content) (own []byte, t transfer, err error) {
+	data, err := c.make()
+	if err != nil {
+		return nil, transfer{}, err
+	}
 	var p preamble
 	if err := binary.Read(r, binary.LittleEndian, &p); err != nil {
 		return nil, transfer{}, fmt.Errorf("read the preamble: %w", err)
@@ -117,14 +119,6 @@ func consume(r io.Reader) (own []byte, t transfer, err error) {
 	own = make([]byte, p.Own)
 	if _, err := io.ReadFull(r, own); err != nil {
 		return nil, transfer{}, fmt.Errorf("read the fake's stream: %w", err)
-	}
-	c := noise
-	if p.Halves {
-		c = halves
-	}
-	data, err := c.make()
-	if err != nil {
-		return nil, transfer{}, err
 	}
 	header, body := make([]byte, headerLength), make([]byte, payloadLength)
 	for number := range p.Records {

@@ -59,7 +59,7 @@ func TestStreamsArriveAsTheyAre(t *testing.T) {
 		stream := &bytes.Buffer{}
 		require.NoError(t, emit(stream, []byte("own"), c, contentLength+1))
 		length := int64(stream.Len())
-		own, arrived, err := consume(stream)
+		own, arrived, err := consume(stream, c)
 		require.NoError(t, err)
 		require.Equal(t, "own", string(own))
 		require.Equal(t, length, arrived.Bytes)
@@ -90,7 +90,7 @@ func TestWhatIsNotTheStreamIsNoticed(t *testing.T) {
 			return s
 		},
 	} {
-		_, _, err := consume(bytes.NewReader(damage(bytes.Clone(stream.Bytes()))))
+		_, _, err := consume(bytes.NewReader(damage(bytes.Clone(stream.Bytes()))), noise)
 		require.Error(t, err, name)
 	}
 }
