@@ -33,13 +33,14 @@ func requireKind(t *testing.T, kind protocol.FailureKind, err error) {
 	require.Equal(t, kind, failure.Kind, "%v", err)
 }
 
-// meddler is a proxy that lets the sender's bytes through its hands. The receiver's pass untouched.
+// meddler is a proxy that lets the bytes of who dials through its hands, and gives those of who was dialled back.
 type meddler struct {
 	listener net.Listener
 	running  sync.WaitGroup
 	mu       sync.Mutex
 	open     []net.Conn
 	target   string // where connections are passed on to
+	back     func(to, from *net.TCPConn)
 }
 
 // pass copies without net's own splicing, which keeps pipes for later that would look like a leak.
@@ -51,14 +52,23 @@ func passN(to io.Writer, from io.Reader, n int64) (int64, error) {
 	return pass(to, io.LimitReader(from, n))
 }
 
-// meddle starts a meddler before the listener at the given address. For each connection, hands is given the sender's
+// meddle starts a meddler before the listener at the given address. For each connection, hands is given the dialler's
 // bytes and where they are to go; when it returns, both connections are closed.
 func meddle(t testing.TB, address string, hands func(to *net.TCPConn, from *net.TCPConn)) *meddler {
+	t.Helper()
+	return meddleBoth(t, address, hands, func(to, from *net.TCPConn) {
+		_, _ = pass(to, from)
+		_ = to.CloseWrite()
+	})
+}
+
+// meddleBoth is meddle with hands for the listener's bytes as well.
+func meddleBoth(t testing.TB, address string, hands, back func(to *net.TCPConn, from *net.TCPConn)) *meddler {
 	t.Helper()
 	var config net.ListenConfig
 	listener, err := config.Listen(testContext(t), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	m := &meddler{listener: listener, target: address}
+	m := &meddler{listener: listener, target: address, back: back}
 	m.running.Go(func() {
 		for {
 			conn, err := listener.Accept()
@@ -88,10 +98,7 @@ func (m *meddler) serve(from *net.TCPConn, hands func(to, from *net.TCPConn)) {
 	m.open = append(m.open, from, to)
 	m.mu.Unlock()
 	var back sync.WaitGroup
-	back.Go(func() {
-		_, _ = pass(from, to)
-		_ = from.CloseWrite()
-	})
+	back.Go(func() { m.back(from, to) })
 	hands(to, from)
 	_ = from.Close()
 	_ = to.Close()

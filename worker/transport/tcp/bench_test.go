@@ -20,14 +20,18 @@ import (
 	"github.com/zfleet/zfleet/worker/transport/tcp"
 )
 
-// benchmarkSize is the length of one benchmarked stream.
-const benchmarkSize = 1 << 30
+const (
+	// benchmarkSize is the length of one benchmarked stream.
+	benchmarkSize = 1 << 30
+	// linkSize is that of one over a link whose rate is the bound.
+	linkSize = 128 << 20
+)
 
-// feed writes a stream into w, as zfs send does: in records of 128 KiB.
-func feed(b *testing.B, w *os.File) {
+// feed writes a stream of the given size into w, as zfs send does: in records of 128 KiB.
+func feed(b *testing.B, w *os.File, size int) {
 	b.Helper()
 	record := content(1, 128<<10)
-	for range benchmarkSize / len(record) {
+	for range size / len(record) {
 		if _, err := w.Write(record); err != nil {
 			b.Error(err)
 			return
@@ -39,7 +43,7 @@ func feed(b *testing.B, w *os.File) {
 }
 
 // swallow reads a stream to its end, as zfs recv does.
-func swallow(b *testing.B, r io.Reader) {
+func swallow(b *testing.B, r io.Reader, size int) {
 	b.Helper()
 	buffer := make([]byte, 128<<10)
 	total := 0
@@ -54,7 +58,7 @@ func swallow(b *testing.B, r io.Reader) {
 			return
 		}
 	}
-	if total != benchmarkSize {
+	if total != size {
 		b.Errorf("%d bytes arrived", total)
 	}
 }
@@ -67,9 +71,9 @@ type (
 
 // cpuPerGiB reports the processor time that the process took for each GiB, user and system, both ends and the pipes'
 // writer and reader included.
-func cpuPerGiB(b *testing.B, before time.Duration) {
+func cpuPerGiB(b *testing.B, before time.Duration, size int) {
 	b.Helper()
-	gibibytes := float64(b.N) * benchmarkSize / (1 << 30)
+	gibibytes := float64(b.N) * float64(size) / (1 << 30)
 	b.ReportMetric((cpuTime(b)-before).Seconds()/gibibytes, "cpu-s/GiB")
 }
 
@@ -89,12 +93,12 @@ func BenchmarkTransfer(b *testing.B) {
 			r, w, err := os.Pipe()
 			require.NoError(b, err)
 			var feeding sync.WaitGroup
-			feeding.Go(func() { feed(b, w) })
-			swallow(b, r)
+			feeding.Go(func() { feed(b, w, benchmarkSize) })
+			swallow(b, r, benchmarkSize)
 			feeding.Wait()
 			require.NoError(b, r.Close())
 		}
-		cpuPerGiB(b, before)
+		cpuPerGiB(b, before, benchmarkSize)
 	})
 	for _, mode := range []struct {
 		name           string
@@ -104,17 +108,35 @@ func BenchmarkTransfer(b *testing.B) {
 			b.SetBytes(benchmarkSize)
 			before := cpuTime(b)
 			for b.Loop() {
-				benchmarkOne(b, mode.secure, mode.splice)
+				outgoing, incoming := pair(b, mode.secure, time.Minute)
+				benchmarkOne(b, outgoing, incoming, mode.splice, benchmarkSize)
 			}
-			cpuPerGiB(b, before)
+			cpuPerGiB(b, before, benchmarkSize)
 		})
 	}
 }
 
-func benchmarkOne(b *testing.B, secure, splice bool) {
+// BenchmarkLink moves 128 MiB from pipe to pipe over one connection that is reused, so that all but the first stream begin
+// with an open window. It is for links with a long round trip: testdata/link makes loopback one.
+func BenchmarkLink(b *testing.B) {
+	for _, secure := range []bool{false, true} {
+		b.Run(map[bool]string{false: "plain", true: "tls"}[secure], func(b *testing.B) {
+			w := way{dialer: newDialer(b), listener: listen(b, secure)}
+			b.SetBytes(linkSize)
+			before := cpuTime(b)
+			for b.Loop() {
+				outgoing, incoming, err := w.forward(b.Context(), 1)
+				require.NoError(b, err)
+				benchmarkOne(b, outgoing, incoming, true, linkSize)
+			}
+			cpuPerGiB(b, before, linkSize)
+		})
+	}
+}
+
+func benchmarkOne(b *testing.B, outgoing *tcp.Outgoing, incoming *tcp.Incoming, splice bool, size int) {
 	b.Helper()
-	ctx := testContext(b)
-	outgoing, incoming := pair(b, secure, time.Minute)
+	ctx := b.Context()
 	sendR, sendW, err := os.Pipe()
 	require.NoError(b, err)
 	recvR, recvW, err := os.Pipe()
@@ -125,8 +147,8 @@ func benchmarkOne(b *testing.B, secure, splice bool) {
 		reader, writer = readerOnly{sendR}, writerOnly{recvW}
 	}
 	var running sync.WaitGroup
-	running.Go(func() { feed(b, sendW) })
-	running.Go(func() { swallow(b, recvR) })
+	running.Go(func() { feed(b, sendW, size) })
+	running.Go(func() { swallow(b, recvR, size) })
 	running.Go(func() {
 		_, err := incoming.CopyTo(ctx, writer, transport.CopyOptions{})
 		if err != nil {
@@ -146,30 +168,33 @@ func benchmarkOne(b *testing.B, secure, splice bool) {
 	require.NoError(b, recvR.Close())
 }
 
-// BenchmarkStep is what a step with next to nothing to send costs: connecting, the handshake, and the confirmation.
+// BenchmarkStep is what a step with next to nothing to send costs from the hello to the confirmation, with connecting and the
+// handshake, and over a connection that is there.
 func BenchmarkStep(b *testing.B) {
 	for _, secure := range []bool{false, true} {
-		b.Run(map[bool]string{false: "plain", true: "tls"}[secure], func(b *testing.B) {
-			listener := listen(b, secure)
-			ctx := b.Context()
-			for b.Loop() {
-				expectation := listener.Expect(stepRef(1))
-				outgoing, err := tcp.Dial(ctx, expectation.Offer(), streamHeader(1), tcp.DialOptions{})
-				require.NoError(b, err)
-				incoming, err := expectation.Accept(ctx)
-				require.NoError(b, err)
-				var receiving sync.WaitGroup
-				receiving.Go(func() {
-					_, _ = incoming.CopyTo(ctx, io.Discard, transport.CopyOptions{})
-					_ = incoming.Confirm(ctx, protocol.Confirmation{ToGUID: 2})
-					_ = incoming.Close()
-				})
-				_, err = outgoing.CopyFrom(ctx, bytes.NewReader(make([]byte, 1000)), transport.CopyOptions{})
-				require.NoError(b, err)
-				_, err = outgoing.Confirmation(ctx)
-				require.NoError(b, err)
-				receiving.Wait()
-			}
-		})
+		for _, reuse := range []bool{false, true} {
+			name := map[bool]string{false: "plain", true: "tls"}[secure] + map[bool]string{false: "-new", true: "-reused"}[reuse]
+			b.Run(name, func(b *testing.B) {
+				dialer := tcp.NewDialer(tcp.DialerOptions{MaxIdle: map[bool]int{false: -1, true: 1}[reuse]})
+				b.Cleanup(dialer.Close)
+				w := way{dialer: dialer, listener: listen(b, secure)}
+				ctx := b.Context()
+				for b.Loop() {
+					outgoing, incoming, err := w.forward(ctx, 1)
+					require.NoError(b, err)
+					var receiving sync.WaitGroup
+					receiving.Go(func() {
+						_, _ = incoming.CopyTo(ctx, io.Discard, transport.CopyOptions{})
+						_ = incoming.Confirm(ctx, protocol.Confirmation{ToGUID: 2})
+						_ = incoming.Close()
+					})
+					_, err = outgoing.CopyFrom(ctx, bytes.NewReader(make([]byte, 1000)), transport.CopyOptions{})
+					require.NoError(b, err)
+					_, err = outgoing.Confirmation(ctx)
+					require.NoError(b, err)
+					receiving.Wait()
+				}
+			})
+		}
 	}
 }

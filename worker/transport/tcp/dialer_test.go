@@ -76,15 +76,18 @@ func (w way) reverse(ctx context.Context, n int) (*tcp.Outgoing, *tcp.Incoming, 
 	return outgoing, incoming, errors.Join(err, acceptErr)
 }
 
+// connector is one of the ways' methods.
+type connector func(w way, ctx context.Context, n int) (*tcp.Outgoing, *tcp.Incoming, error)
+
 // directions are both, by name.
-func directions() map[string]func(w way, ctx context.Context, n int) (*tcp.Outgoing, *tcp.Incoming, error) {
-	return map[string]func(w way, ctx context.Context, n int) (*tcp.Outgoing, *tcp.Incoming, error){
+func directions() map[string]connector {
+	return map[string]connector{
 		"forward": way.forward, "reverse": way.reverse,
 	}
 }
 
 // bothDirections runs a test with TLS and without, and with each side dialling.
-func bothDirections(t *testing.T, test func(t *testing.T, secure, reverse bool, connect func(w way, ctx context.Context, n int) (*tcp.Outgoing, *tcp.Incoming, error))) {
+func bothDirections(t *testing.T, test func(t *testing.T, secure, reverse bool, connect connector)) {
 	t.Helper()
 	bothModes(t, func(t *testing.T, secure bool) {
 		t.Helper()
@@ -105,7 +108,7 @@ func closeBoth(t testing.TB, outgoing *tcp.Outgoing, incoming *tcp.Incoming) {
 
 func TestTransferOverDialer(t *testing.T) {
 	t.Parallel()
-	bothDirections(t, func(t *testing.T, secure, reverse bool, connect func(w way, ctx context.Context, n int) (*tcp.Outgoing, *tcp.Incoming, error)) {
+	bothDirections(t, func(t *testing.T, secure, reverse bool, connect connector) {
 		t.Helper()
 		for name, over := range map[string]ends{"memory": memoryEnds(), "pipes": pipeEnds()} {
 			t.Run(name, func(t *testing.T) {
@@ -146,7 +149,7 @@ func TestConsecutiveStepsShareOneConnection(t *testing.T) {
 		w := way{dialer: newDialer(t), listener: listener, address: proxy.listener.Addr().String()}
 		for n := range 20 {
 			// Both directions in turn.
-			connect := way.forward
+			connect := connector(way.forward)
 			if n%3 == 1 {
 				connect = way.reverse
 			}
@@ -178,7 +181,7 @@ func TestConcurrentStepsShareConnections(t *testing.T) {
 		var running sync.WaitGroup
 		for lane := range width {
 			running.Go(func() {
-				connect := way.forward
+				connect := connector(way.forward)
 				if lane%2 == 0 {
 					connect = way.reverse
 				}
@@ -263,7 +266,7 @@ func TestOnlyGoodConnectionsAreReused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bothDirections(t, func(t *testing.T, secure, _ bool, connect func(w way, ctx context.Context, n int) (*tcp.Outgoing, *tcp.Incoming, error)) {
+			bothDirections(t, func(t *testing.T, secure, _ bool, connect connector) {
 				t.Helper()
 				w := way{dialer: newDialer(t), listener: listen(t, secure)}
 				outgoing, incoming, err := connect(w, testContext(t), 1)
@@ -281,7 +284,7 @@ func TestOnlyGoodConnectionsAreReused(t *testing.T) {
 }
 
 // step makes a whole step over a way.
-func step(t testing.TB, w way, connect func(w way, ctx context.Context, n int) (*tcp.Outgoing, *tcp.Incoming, error), n int) tcp.Peer {
+func step(t testing.TB, w way, connect connector, n int) tcp.Peer {
 	t.Helper()
 	outgoing, incoming, err := connect(w, testContext(t), n)
 	require.NoError(t, err)
@@ -291,7 +294,7 @@ func step(t testing.TB, w way, connect func(w way, ctx context.Context, n int) (
 
 func TestDeadKeptConnectionIsReplaced(t *testing.T) {
 	t.Parallel()
-	bothDirections(t, func(t *testing.T, secure, _ bool, connect func(w way, ctx context.Context, n int) (*tcp.Outgoing, *tcp.Incoming, error)) {
+	bothDirections(t, func(t *testing.T, secure, _ bool, connect connector) {
 		t.Helper()
 		for name, fate := range map[string]func(to, from *net.TCPConn){
 			// As a firewall that has forgotten the connection.
