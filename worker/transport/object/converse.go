@@ -42,7 +42,7 @@ func (st *Stream) tell() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for _, o := range st.receivers {
-		if !o.over || (o.failure != nil && !o.told) {
+		if o.called && (!o.over || (o.failure != nil && !o.told)) {
 			o.tell()
 		}
 	}

@@ -75,7 +75,7 @@ func (f *fetcher) fetch(ctx context.Context, name protocol.SegmentName, segment 
 
 // chunks reads the segment's chunks, and checks them.
 func (f *fetcher) chunks(ctx context.Context, segment protocol.StoredSegment) ([][]byte, error) {
-	chunks := make([][]byte, 0, segment.Count)
+	chunks := make([][]byte, 0, min(segment.Count, 1024))
 	size, next := uint64(0), segment.Sequence
 	allowed := 0
 	digest := sha256.New()

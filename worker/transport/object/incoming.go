@@ -41,6 +41,7 @@ type Incoming struct {
 	closing  context.Context //nolint:containedctx // the stream's own life, not a caller's
 	close    context.CancelFunc
 	running  sync.WaitGroup
+	closed   sync.Once
 	complete atomic.Bool
 	// sender ends when the sender gives up; its cause is an abortError.
 	sender context.Context //nolint:containedctx // as closing
@@ -444,9 +445,11 @@ func (in *Incoming) Confirm(ctx context.Context, conf protocol.Confirmation) err
 
 // Close ends the receiver's part. Without a Confirm before, the sender sees a transient failure. It is idempotent.
 func (in *Incoming) Close() error {
-	if in.closing.Err() != nil {
-		return nil
-	}
+	in.closed.Do(in.finish)
+	return nil
+}
+
+func (in *Incoming) finish() {
 	in.close()
 	in.abort(nil)
 	in.running.Wait()
@@ -457,5 +460,4 @@ func (in *Incoming) Close() error {
 	}
 	in.mu.Unlock()
 	in.tell()
-	return nil
 }

@@ -61,8 +61,11 @@ func (st *Stream) Call(ctx context.Context, offer protocol.Offer, header protoco
 	st.receivers = append(st.receivers, o)
 	st.mu.Unlock()
 	if err := o.ask(ctx, call); err != nil {
+		err := transient(doing, err)
 		st.mu.Lock()
 		defer st.mu.Unlock()
+		o.over, o.failure = true, cutFailure(err)
+		o.tell() // it may have answered, and the answer got lost
 		for i := range st.receivers {
 			if st.receivers[i] == o {
 				st.receivers = append(st.receivers[:i], st.receivers[i+1:]...)
@@ -70,7 +73,7 @@ func (st *Stream) Call(ctx context.Context, offer protocol.Offer, header protoco
 			}
 		}
 		st.change()
-		return nil, transient(doing, err)
+		return nil, err
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()

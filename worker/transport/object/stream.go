@@ -71,6 +71,7 @@ type Stream struct {
 	closing      context.Context //nolint:containedctx // the stream's own life, not a caller's
 	close        context.CancelFunc
 	running      sync.WaitGroup
+	closed       sync.Once
 	meter        meter
 
 	mu        sync.Mutex
@@ -524,9 +525,12 @@ func (st *Stream) remove(stored protocol.StoredSegment, try int) error {
 // error says what could not be removed, which the leader collects later. It takes 5 seconds at most, or a stall time,
 // whichever is less, for each of both. It is idempotent.
 func (st *Stream) Close() error {
-	if st.closing.Err() != nil {
-		return nil
-	}
+	var err error
+	st.closed.Do(func() { err = st.finish() })
+	return err
+}
+
+func (st *Stream) finish() error {
 	for _, o := range st.all() {
 		_ = o.Close() // gives no error
 	}
