@@ -84,7 +84,7 @@ func (m *machine) event(t *task, kind protocol.EventKind) protocol.Event {
 		e.To, e.Progress = &to, &protocol.Progress{Bytes: 100}
 	case protocol.EventFailed:
 		e.Failure = &protocol.Failure{Kind: protocol.Transient, Message: "the network"}
-	case protocol.EventClaimed, protocol.EventProgress, protocol.EventDropped:
+	case protocol.EventClaimed, protocol.EventConnected, protocol.EventProgress, protocol.EventDropped:
 	}
 	return e
 }

@@ -191,6 +191,15 @@ func (w WorkItem) Validate() error {
 	if err := w.Delivery.Compression.Validate(); err != nil {
 		return Usagef("work item %s: %w", w.Ref, err)
 	}
+	if objects := w.Delivery.Objects; objects.Segment > MaxSegment || objects.Window > MaxWindow {
+		return Usagef("work item %s: segments of %s in a window of %s are too large", w.Ref, objects.Segment, objects.Window)
+	}
+	if err := w.Send.BandwidthLimit.Validate(); err != nil {
+		return Usagef("work item %s: send.bandwidth_limit: %w", w.Ref, err)
+	}
+	if err := w.Recv.BandwidthLimit.Validate(); err != nil {
+		return Usagef("work item %s: recv.bandwidth_limit: %w", w.Ref, err)
+	}
 	if err := w.validateOthers(); err != nil {
 		return err
 	}

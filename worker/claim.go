@@ -1,9 +1,10 @@
 // Claims: taking work items, keeping them while working, and giving them up.
 //
-// A claim ends in one of four ways. The step was done, or failed, and an event in the stream says so: the item is
-// acknowledged (or terminated, when no try of it could ever succeed). The item was superseded: acknowledged without
-// effect. The item cannot be understood: it goes to the dead letters and is terminated. Or the worker is being stopped, or
-// could not say what became of the step: the item is given back, and the next worker of the host finds what is on the pools.
+// A claim ends in one of four ways. The step was done, or failed, for each of its receivers, and an event for each in the
+// stream says so: the item is acknowledged (or terminated, when no try of it could ever succeed). The item was superseded:
+// acknowledged without effect. The item cannot be understood: it goes to the dead letters and is terminated. Or the worker
+// is being stopped, or could not say what became of the step: the item is given back, and the next worker of the host finds
+// what is on the pools.
 
 package worker
 
@@ -73,7 +74,7 @@ func nextItem(ctx context.Context, consumer jetstream.Consumer) (jetstream.Msg, 
 // handle works on one delivered item until the claim has ended.
 func (w *Worker) handle(ctx context.Context, role protocol.Role, message jetstream.Msg) {
 	ctx = protocol.ContextWithTrace(ctx, message.Headers())
-	c := &claim{message: message, worker: w}
+	c := &claim{message: message, worker: w, logger: w.logger}
 	metadata, err := message.Metadata()
 	if err == nil {
 		c.delivery = metadata.NumDelivered
@@ -94,10 +95,8 @@ func (w *Worker) handle(ctx context.Context, role protocol.Role, message jetstre
 		attribute.String("zfleet.filesystem", c.item.Step.Filesystem), attribute.String("zfleet.step", c.item.Step.String()),
 		attribute.Int("zfleet.attempt", c.item.Ref.Attempt)))
 	defer span.End()
-	c.reporter = &reporter{worker: w, item: c.item, delivery: c.delivery}
 	c.logger = w.logger.With(slog.String("job", c.item.Job), slog.String("plan", string(c.item.Ref.Plan)),
-		slog.String("step", c.item.Ref.String()), slog.String("role", string(role)),
-		slog.String("filesystem", c.item.Step.Filesystem))
+		slog.String("step", c.item.Ref.String()), slog.String("role", string(role)))
 	if err := c.work(ctx); err != nil {
 		span.SetStatus(codes.Error, err.Error())
 	}
@@ -109,7 +108,6 @@ type claim struct {
 	message  jetstream.Msg
 	item     protocol.WorkItem
 	delivery uint64
-	reporter *reporter
 	logger   *slog.Logger
 }
 
@@ -117,53 +115,51 @@ type claim struct {
 func (c *claim) work(ctx context.Context) error {
 	stopExtending := c.extend(ctx)
 	defer stopExtending()
-	if cancelled, err := c.planCancelled(ctx); err != nil {
-		c.giveBack(ctx, err)
-		return err
-	} else if cancelled {
-		return c.drop(ctx, errPlanCancelled)
-	}
-	stepContext, leave, err := c.worker.active.enter(ctx, c.item)
-	switch {
-	case errors.Is(err, errSuperseded), errors.Is(err, errDuplicate):
-		return c.drop(ctx, err)
-	case ctx.Err() != nil:
-		c.giveBack(ctx, ctx.Err())
-		return ctx.Err()
-	case err != nil:
-		return c.failed(ctx, err)
-	}
-	defer leave()
-	if err := c.reporter.tell(stepContext, c.reporter.event(protocol.EventClaimed)); err != nil {
+	cancelled, err := c.planCancelled(ctx)
+	if err != nil {
 		c.giveBack(ctx, err)
 		return err
 	}
-	c.logger.InfoContext(ctx, "step begun", slog.String("what", c.item.Step.String()))
-	err = c.step(stepContext)
-	cause := context.Cause(stepContext)
-	switch {
-	case err == nil:
-		c.acknowledge(ctx)
-		c.logger.InfoContext(ctx, "step ended")
-		return nil
-	case errors.Is(cause, errSuperseded), errors.Is(cause, errPlanCancelled):
-		return c.drop(ctx, cause)
-	case ctx.Err() != nil:
-		c.giveBack(ctx, ctx.Err())
-		return ctx.Err()
+	var all, begun []*try
+	for _, item := range c.item.Each() {
+		t := c.newTry(item)
+		all = append(all, t)
+		if cancelled {
+			t.dropped(ctx, errPlanCancelled)
+		} else if t.enter(ctx) {
+			begun = append(begun, t)
+		}
 	}
-	return c.failed(ctx, err)
+	switch {
+	case len(begun) == 0:
+	case c.item.Transport == protocol.TransportLocal:
+		begun[0].end(ctx, begun[0].sendLocally(begun[0].ctx))
+	case c.item.Role == protocol.RoleRecv:
+		begun[0].end(ctx, begun[0].receive(begun[0].ctx))
+	default:
+		c.send(ctx, begun)
+	}
+	return c.end(ctx, all)
 }
 
-func (c *claim) step(ctx context.Context) error {
-	switch {
-	case c.item.Transport == protocol.TransportLocal:
-		return c.sendLocally(ctx)
-	case c.item.Role == protocol.RoleRecv:
-		return c.receive(ctx)
-	default:
-		return c.send(ctx)
+// end ends the claim once each of its tries has ended.
+func (c *claim) end(ctx context.Context, tries []*try) error {
+	var errs []error
+	for _, t := range tries {
+		if t.gave {
+			c.giveBack(ctx, t.err)
+			return t.err
+		}
+		errs = append(errs, t.err)
 	}
+	if failure := tries[0].failure; len(tries) == 1 && failure != nil && failure.Kind != protocol.Transient {
+		if err := c.message.TermWithReason(failure.Message); err != nil {
+			c.logger.DebugContext(ctx, "the item was not terminated and will come again", slog.Any("error", err))
+		}
+	} else {
+		c.acknowledge(ctx)
+	}
+	return errors.Join(errs...)
 }
 
 // extend keeps the claim while the step runs.
@@ -205,38 +201,6 @@ func (c *claim) planCancelled(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// failed tells the failure and ends the claim: a new try is a new item.
-func (c *claim) failed(ctx context.Context, err error) error {
-	event := c.reporter.event(protocol.EventFailed)
-	event.Failure = c.worker.failureOf(err)
-	c.logger.WarnContext(ctx, "step failed", slog.String("kind", string(event.Failure.Kind)), slog.Any("error", err))
-	if tellError := c.reporter.tell(ctx, event); tellError != nil {
-		c.giveBack(ctx, tellError)
-		return errors.Join(err, tellError)
-	}
-	if event.Failure.Kind == protocol.Transient {
-		c.acknowledge(ctx)
-		return err
-	}
-	if termError := c.message.TermWithReason(event.Failure.Message); termError != nil {
-		c.logger.DebugContext(ctx, "the item was not terminated and will come again", slog.Any("error", termError))
-	}
-	return err
-}
-
-// drop ends the claim of an item that must not be worked on any more.
-func (c *claim) drop(ctx context.Context, reason error) error {
-	event := c.reporter.event(protocol.EventDropped)
-	event.Note = reason.Error()
-	c.logger.InfoContext(ctx, "step dropped", slog.Any("reason", reason))
-	if err := c.reporter.tell(ctx, event); err != nil {
-		c.giveBack(ctx, err)
-		return err
-	}
-	c.acknowledge(ctx)
-	return reason
-}
-
 // acknowledge ends the claim, and waits until the server knows it (double ack): otherwise the item would come again.
 func (c *claim) acknowledge(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -261,7 +225,6 @@ func (c *claim) giveBack(ctx context.Context, reason error) {
 
 // bury puts what cannot be worked on among the dead letters.
 func (c *claim) bury(ctx context.Context, reason error) {
-	c.logger = c.worker.logger
 	letterContext, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	letter := protocol.NewDeadLetter(c.message.Subject(), c.message.Headers(), c.message.Data(), reason,
@@ -274,5 +237,12 @@ func (c *claim) bury(ctx context.Context, reason error) {
 		slog.String("subject", c.message.Subject()), slog.Any("reason", reason))
 	if err := c.message.TermWithReason(reason.Error()); err != nil {
 		c.logger.DebugContext(ctx, "the item was not terminated and will come again", slog.Any("error", err))
+	}
+}
+
+// closed notes a failure of closing something whose work is done.
+func (c *claim) closed(ctx context.Context, what string, err error) {
+	if err != nil {
+		c.logger.DebugContext(ctx, "closing failed", slog.String("what", what), slog.Any("error", err))
 	}
 }

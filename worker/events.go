@@ -6,7 +6,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
+	"math"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -64,18 +65,38 @@ func (r *reporter) tell(ctx context.Context, event protocol.Event) error {
 	return nil
 }
 
-// meter counts a step's bytes and tells its progress until stop is called. The counter is all that the data path touches.
+// mention publishes an event that is not waited for: nothing depends on it.
+func (r *reporter) mention(ctx context.Context, event protocol.Event) {
+	message, err := protocol.NewMessage(ctx, protocol.EventSubject(event), event)
+	if err == nil {
+		err = r.worker.config.Conn.PublishMsg(message)
+	}
+	if err != nil {
+		r.worker.logger.DebugContext(ctx, "an event was not told", slog.String("kind", string(event.Kind)), slog.Any("error", err))
+	}
+}
+
+// meterOptions are what a meter reads. The functions are called a few times a second, while the stream moves.
+type meterOptions struct {
+	// Bytes is what has moved, and Expected what is expected to, in this try; 0 where that is not known.
+	Bytes    func() int64
+	Expected func() uint64
+	Resumed  bool
+}
+
+// meter tells the progress of a stream until stop is called.
 type meter struct {
-	bytes    atomic.Int64
-	expected uint64
-	resumed  bool
-	started  time.Time
-	stop     func()
+	meterOptions
+	started time.Time
+	stop    func()
+
+	mu   sync.Mutex
+	rate rate
 }
 
 // newMeter starts telling progress.
-func (r *reporter) newMeter(ctx context.Context, expected uint64, resumed bool) *meter {
-	m := &meter{expected: expected, resumed: resumed, started: time.Now()}
+func (r *reporter) newMeter(ctx context.Context, options meterOptions) *meter {
+	m := &meter{meterOptions: options, started: time.Now()}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -89,10 +110,46 @@ func (r *reporter) newMeter(ctx context.Context, expected uint64, resumed bool) 
 	return m
 }
 
+// progress is how far the stream is now.
 func (m *meter) progress() *protocol.Progress {
-	return &protocol.Progress{
-		Bytes: uint64(max(m.bytes.Load(), 0)), Expected: m.expected, Resumed: m.resumed, Elapsed: time.Since(m.started),
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	p := &protocol.Progress{
+		Bytes: uint64(max(m.Bytes(), 0)), Expected: m.Expected(), Resumed: m.Resumed, Elapsed: now.Sub(m.started),
 	}
+	p.Rate = m.rate.after(p.Bytes, p.Elapsed)
+	if p.Expected > p.Bytes && p.Rate > 0 {
+		p.Remaining = time.Duration(float64(p.Expected-p.Bytes) / float64(p.Rate) * float64(time.Second))
+	}
+	return p
+}
+
+// rate is an exponentially weighted average of how fast something moves.
+type rate struct {
+	bytes   uint64
+	elapsed time.Duration
+	average float64
+}
+
+// rateMemory is how long it takes until what was is worth 37 % of the average.
+const rateMemory = 5 * time.Second
+
+// after takes how much has moved in which time, and gives the bytes a second as of late. Until rateMemory has passed, that is
+// the plain average.
+func (r *rate) after(bytes uint64, elapsed time.Duration) uint64 {
+	passed := elapsed - r.elapsed
+	if passed <= 0 {
+		return uint64(r.average)
+	}
+	now := float64(bytes-min(r.bytes, bytes)) / passed.Seconds()
+	weight := 1 - math.Exp(-passed.Seconds()/rateMemory.Seconds())
+	if elapsed < rateMemory {
+		weight = passed.Seconds() / elapsed.Seconds()
+	}
+	r.average += weight * (now - r.average)
+	r.bytes, r.elapsed = bytes, elapsed
+	return uint64(r.average)
 }
 
 func (r *reporter) tellProgress(ctx context.Context, m *meter) {
@@ -100,18 +157,11 @@ func (r *reporter) tellProgress(ctx context.Context, m *meter) {
 	defer ticker.Stop()
 	last, lastAt := int64(-1), time.Time{}
 	for {
-		if now := m.bytes.Load(); now != last || time.Since(lastAt) >= signOfLifeEvery {
+		if now := m.Bytes(); now != last || time.Since(lastAt) >= signOfLifeEvery {
 			last, lastAt = now, time.Now()
 			event := r.event(protocol.EventProgress)
 			event.Progress = m.progress()
-			// Progress is not waited for: what is lost is told again in a moment.
-			message, err := protocol.NewMessage(ctx, protocol.EventSubject(event), event)
-			if err == nil {
-				err = r.worker.config.Conn.PublishMsg(message)
-			}
-			if err != nil {
-				r.worker.logger.DebugContext(ctx, "progress was not told", slog.Any("error", err))
-			}
+			r.mention(ctx, event) // what is lost is told again in a moment
 		}
 		select {
 		case <-ctx.Done():

@@ -9,79 +9,127 @@ import (
 	"sync/atomic"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport/bandwidth"
 	"github.com/zfleet/zfleet/zfs"
 )
 
 // sendLocally does a whole step. There is no offer: what the receiver's side finds is used at once.
-func (c *claim) sendLocally(ctx context.Context) error {
-	r, err := c.prepareReceive(ctx)
+func (t *try) sendLocally(ctx context.Context) error {
+	r, err := t.prepareReceive(ctx)
 	if err != nil {
 		return err
 	}
 	if r.hasTo {
-		return c.settleOnly(ctx)
+		return t.settleOnly(ctx)
 	}
-	s, err := c.prepareSend(ctx, r.resumeToken)
+	s, err := t.prepareSend(ctx, r.resumeToken)
 	var refused *tokenRefused
 	if errors.As(err, &refused) {
-		if err := c.abandon(ctx); err != nil {
+		if err := t.abandon(ctx); err != nil {
 			return err
 		}
 		return protocol.Failf(protocol.Transient, "%s: the partial state was abandoned, and the step is tried anew: %w",
-			c.item.Step.TargetFilesystem, refused)
+			t.item.Step.TargetFilesystem, refused)
 	}
 	if err != nil {
 		return err
 	}
-	if err := c.makeRoom(ctx, r); err != nil {
+	if err := t.makeRoom(ctx, r); err != nil {
 		return err
 	}
-	c.estimate(ctx, s)
-	if err := c.worker.keeper.BeforeSend(ctx, s.step); err != nil {
+	if err := t.worker.keeper.BeforeSend(ctx, s.step); err != nil {
 		return err
 	}
-	progress, err := c.pipe(ctx, r, s)
+	progress, err := t.pipe(ctx, r, s)
 	if err != nil {
 		return err
 	}
-	if _, err := c.settleReceive(ctx, r); err != nil {
+	if _, err := t.settleReceive(ctx, r); err != nil {
 		return err
 	}
-	return c.settleSend(ctx, s, progress)
+	return t.settleSend(ctx, s, progress, &protocol.Path{Transport: protocol.TransportLocal, Receivers: 1}, "")
 }
 
-// pipe runs zfs send into zfs recv.
-func (c *claim) pipe(ctx context.Context, r *receiving, s *sending) (*protocol.Progress, error) {
-	stream, err := c.worker.config.ZFS.Send(ctx, s.valid)
+// pipe runs zfs send into zfs recv: directly, or where a limit applies, through this process.
+func (t *try) pipe(ctx context.Context, r *receiving, s *sending) (*protocol.Progress, error) {
+	sendLimit, recvLimit := t.worker.limitOf(bandwidth.Send, t.item), t.worker.limitOf(bandwidth.Recv, t.item)
+	defer sendLimit.Release()
+	defer recvLimit.Release()
+	var progress *protocol.Progress
+	var err error
+	if sendLimit.Limited() || recvLimit.Limited() {
+		progress, err = t.limitedPipe(ctx, r, s, sendLimit, recvLimit)
+	} else {
+		progress, err = t.directPipe(ctx, r, s)
+	}
+	if err == nil {
+		return progress, nil
+	}
+	var received *zfs.RecvError
+	if errors.As(err, &received) && received.Kind != zfs.RecvInterrupted {
+		return nil, fmt.Errorf("receive %s: %w", t.item.Step.TargetFilesystem, t.explain(r, err))
+	}
+	// A zfs send that fails in the middle may have lost its snapshot, or met a pool in trouble; the next try shows.
+	return nil, protocol.AsFailure(fmt.Errorf("send %s: %w", t.item.Step.To.Full(t.item.Step.Filesystem), err), protocol.Transient)
+}
+
+// directPipe joins both commands by a pipe of the kernel's. What is known of the bytes is what zfs send says itself.
+func (t *try) directPipe(ctx context.Context, r *receiving, s *sending) (*protocol.Progress, error) {
+	var m *meter
+	_, err := t.worker.config.ZFS.Pipe(ctx, s.valid, r.args, zfs.PipeOptions{Watch: func(sent func() zfs.Progress) {
+		m = t.reporter.newMeter(ctx, meterOptions{
+			Bytes:    func() int64 { return int64(sent().Sent) }, //nolint:gosec // no stream is that long
+			Expected: func() uint64 { return max(sent().Expected, t.item.Step.Estimate) },
+			Resumed:  s.resumed,
+		})
+	}})
+	if m == nil {
+		return nil, err
+	}
+	m.stop()
+	return m.progress(), err
+}
+
+// limitedPipe copies, as fast as both limits allow.
+func (t *try) limitedPipe(ctx context.Context, r *receiving, s *sending, limits ...*bandwidth.Bucket) (*protocol.Progress, error) {
+	stream, err := t.worker.config.ZFS.Send(ctx, s.valid)
 	if err != nil {
 		return nil, err
 	}
-	meter := c.reporter.newMeter(ctx, s.expected, s.resumed)
-	recvError := c.worker.config.ZFS.Recv(ctx, r.args, &countingReader{stream, &meter.bytes})
+	limited := &limitedReader{ctx: ctx, stream: stream, limits: limits}
+	m := t.reporter.newMeter(ctx, meterOptions{
+		Bytes:    limited.bytes.Load,
+		Expected: func() uint64 { return max(stream.Progress().Expected, t.item.Step.Estimate) },
+		Resumed:  s.resumed,
+	})
+	recvError := t.worker.config.ZFS.Recv(ctx, r.args, limited)
 	sendError := stream.Close()
-	meter.stop()
+	m.stop()
 	if recvError != nil {
 		// Closing a stream that zfs recv did not read to its end is no failure of the sender's.
-		return nil, fmt.Errorf("receive %s: %w", c.item.Step.TargetFilesystem, c.explain(r, recvError))
+		return nil, recvError
 	}
-	if sendError != nil {
-		return nil, protocol.AsFailure(fmt.Errorf("send %s: %w", c.item.Step.To.Full(c.item.Step.Filesystem), sendError),
-			protocol.Transient)
-	}
-	return meter.progress(), nil
+	return m.progress(), sendError
 }
 
-// countingReader counts what is read through it.
-type countingReader struct {
+// limitedReader counts what is read through it, and waits for the limits.
+type limitedReader struct {
+	ctx    context.Context //nolint:containedctx // the step's, for what is read within it
 	stream *zfs.SendStream
-	bytes  *atomic.Int64
+	limits []*bandwidth.Bucket
+	bytes  atomic.Int64
 }
 
-func (r *countingReader) Read(p []byte) (int, error) {
+func (r *limitedReader) Read(p []byte) (int, error) {
 	n, err := r.stream.Read(p)
+	for _, limit := range r.limits {
+		if waitError := limit.Wait(r.ctx, n); waitError != nil {
+			return n, waitError
+		}
+	}
 	r.bytes.Add(int64(n))
 	return n, err
 }
 
 // Close ends a Read that is blocked.
-func (r *countingReader) Close() error { return r.stream.Close() }
+func (r *limitedReader) Close() error { return r.stream.Close() }

@@ -17,7 +17,8 @@ import (
 	"github.com/zfleet/zfleet/abstractions"
 	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/worker/transport"
-	"github.com/zfleet/zfleet/worker/transport/tcp"
+	"github.com/zfleet/zfleet/worker/transport/bandwidth"
+	"github.com/zfleet/zfleet/worker/transport/zstream"
 	"github.com/zfleet/zfleet/zfs"
 )
 
@@ -46,20 +47,20 @@ func (r *receiving) denyPlaceholder() {
 
 // prepareReceive compares the step with this host's policy and pool. It abandons a partial state that is of no use, and
 // otherwise changes nothing: the sender may refuse the step yet.
-func (c *claim) prepareReceive(ctx context.Context) (*receiving, error) {
-	w, target := c.worker, c.item.Step.TargetFilesystem
-	if err := w.config.Policy.allowRecv(w.config.Host, c.item.Job, c.item.TargetRoot, target); err != nil {
+func (t *try) prepareReceive(ctx context.Context) (*receiving, error) {
+	w, target := t.worker, t.item.Step.TargetFilesystem
+	if err := w.config.Policy.allowRecv(w.config.Host, t.item.Job, t.item.TargetRoot, target); err != nil {
 		return nil, err
 	}
-	properties := c.item.Recv.Properties.For(c.item.Step.Volume)
-	if c.item.Step.From != nil {
+	properties := t.item.Recv.Properties.For(t.item.Step.Volume)
+	if t.item.Step.From != nil {
 		// They are decided when a filesystem is made, and zfs recv refuses them for increments.
 		for _, property := range []string{"encryption", "keyformat", "keylocation", "pbkdf2iters"} {
 			delete(properties.Override, property)
 		}
 	}
 	r := &receiving{args: zfs.RecvArgs{
-		Dataset: target, Resumable: true, Rollback: c.item.Recv.ForceRollback,
+		Dataset: target, Resumable: true, Rollback: t.item.Recv.ForceRollback,
 		Override: properties.Override, Inherit: properties.Inherit,
 	}}
 	dataset, err := w.keeper.Dataset(ctx, target)
@@ -72,11 +73,11 @@ func (c *claim) prepareReceive(ctx context.Context) (*receiving, error) {
 		return nil, fmt.Errorf("look at %s: %w", target, err)
 	}
 	r.placeholder = dataset.Placeholder
-	if to, found := snapshotByGUID(dataset, c.item.Step.To.GUID); found {
+	if to, found := snapshotByGUID(dataset, t.item.Step.To.GUID); found {
 		r.hasTo = true
-		return r, c.protectReceived(ctx, r, to, &dataset)
+		return r, t.protectReceived(ctx, r, to, &dataset)
 	}
-	if c.item.Step.From == nil && !r.placeholder {
+	if t.item.Step.From == nil && !r.placeholder {
 		if dataset.ReceiveResumeToken == "" {
 			// With -F, a full stream would replace it. The plan does not ask for that, but pools change, and items can be forged.
 			return nil, protocol.Failf(protocol.Conflict, "%s exists, and is neither a placeholder nor partially received, so it is"+
@@ -84,28 +85,28 @@ func (c *claim) prepareReceive(ctx context.Context) (*receiving, error) {
 		}
 		r.denyPlaceholder()
 	}
-	if c.item.Step.From != nil {
-		if from, found := snapshotByGUID(dataset, c.item.Step.From.GUID); found {
+	if t.item.Step.From != nil {
+		if from, found := snapshotByGUID(dataset, t.item.Step.From.GUID); found {
 			r.common = target + "@" + from.Name
 		}
 	}
 	// A placeholder holds no data of anybody's, and a full stream replaces it only with -F.
 	r.args.Rollback = r.args.Rollback || r.placeholder && len(dataset.Versions) == 0
-	r.resumeToken, err = c.usableToken(ctx, dataset)
+	r.resumeToken, err = t.usableToken(ctx, dataset)
 	return r, err
 }
 
 // usableToken is the dataset's resume token if it encodes a send of this step. A partial state of something else is
 // abandoned where the coordinator has seen it and planned without it.
-func (c *claim) usableToken(ctx context.Context, dataset zfs.Dataset) (string, error) {
-	step, token := c.item.Step, dataset.ReceiveResumeToken
+func (t *try) usableToken(ctx context.Context, dataset zfs.Dataset) (string, error) {
+	step, token := t.item.Step, dataset.ReceiveResumeToken
 	if token == "" {
 		if step.Resume {
 			return "", protocol.Failf(protocol.Transient, "%s: the partial state that the step was to resume is gone", dataset.Name)
 		}
 		return "", nil
 	}
-	decoded, err := c.worker.config.ZFS.DecodeResumeToken(ctx, token)
+	decoded, err := t.worker.config.ZFS.DecodeResumeToken(ctx, token)
 	if err != nil && !unreadableToken(err) {
 		return "", protocol.AsFailure(fmt.Errorf("%s: %w", dataset.Name, err), protocol.Transient)
 	}
@@ -114,35 +115,35 @@ func (c *claim) usableToken(ctx context.Context, dataset zfs.Dataset) (string, e
 	if fits {
 		return token, nil
 	}
-	if step.Resume || c.delivery > 1 {
+	if step.Resume || t.delivery > 1 {
 		// The partial state came, or changed, after the step was planned; it is for a new plan to say what it is good for.
 		return "", protocol.Failf(protocol.Transient, "%s: its partial state is another one than when the step was planned",
 			dataset.Name)
 	}
-	c.logger.InfoContext(ctx, "abandoning a partial state that is of no use to the step", slog.String("target", dataset.Name),
+	t.logger.InfoContext(ctx, "abandoning a partial state that is of no use to the step", slog.String("target", dataset.Name),
 		slog.Any("token", decoded), slog.Any("error", err))
-	return "", c.abandon(ctx)
+	return "", t.abandon(ctx)
 }
 
 // abandon gives up the partial state of the step's target. While a receive is still running there, perhaps one whose worker
 // has just died, that fails, and is worth another try.
-func (c *claim) abandon(ctx context.Context) error {
-	if err := c.worker.config.ZFS.AbortRecv(ctx, c.item.Step.TargetFilesystem); err != nil {
+func (t *try) abandon(ctx context.Context) error {
+	if err := t.worker.config.ZFS.AbortRecv(ctx, t.item.Step.TargetFilesystem); err != nil {
 		return protocol.AsFailure(fmt.Errorf("abandon the partial state: %w", err), protocol.Transient)
 	}
 	return nil
 }
 
 // makeRoom creates what is missing between the target's root, which must exist, and the step's filesystem.
-func (c *claim) makeRoom(ctx context.Context, r *receiving) error {
+func (t *try) makeRoom(ctx context.Context, r *receiving) error {
 	if !r.missing {
 		return nil
 	}
-	root := c.item.TargetRoot
+	root := t.item.TargetRoot
 	var missing []string
 	var above zfs.Dataset
-	for parent := parentOf(c.item.Step.TargetFilesystem); ; parent = parentOf(parent) {
-		found, err := c.worker.config.ZFS.List(ctx, zfs.ListQuery{Datasets: []string{parent}})
+	for parent := parentOf(t.item.Step.TargetFilesystem); ; parent = parentOf(parent) {
+		found, err := t.worker.config.ZFS.List(ctx, zfs.ListQuery{Datasets: []string{parent}})
 		if err == nil && len(found) == 1 {
 			above = found[0]
 			break
@@ -157,21 +158,21 @@ func (c *claim) makeRoom(ctx context.Context, r *receiving) error {
 		missing = append([]string{parent}, missing...)
 	}
 	args := zfs.PlaceholderArgs{Encryption: zfs.PlaceholderInherit}
-	switch encryption := c.item.Recv.Placeholder.Encryption; {
+	switch encryption := t.item.Recv.Placeholder.Encryption; {
 	case encryption == protocol.PlaceholderOff:
 		args.Encryption = zfs.PlaceholderOff
 	case len(missing) == 0 || !above.Encrypted():
 	case encryption != protocol.PlaceholderInherit:
 		return protocol.Failf(protocol.Permanent, "%s has to be created to hold %s, below %s, which is encrypted: say in the job whether"+
 			" it shall be encrypted too (recv.placeholder.encryption: inherit) or not (off)",
-			missing[0], c.item.Step.TargetFilesystem, above.Name)
+			missing[0], t.item.Step.TargetFilesystem, above.Name)
 	case above.KeyStatus != "available":
 		return protocol.Failf(protocol.Permanent, "%s has to be created to hold %s, encrypted like %s above it (recv.placeholder.encryption:"+
 			" inherit), but the key is not loaded: load it (zfs load-key %s), or say in the job that placeholders are not encrypted"+
-			" (recv.placeholder.encryption: off)", missing[0], c.item.Step.TargetFilesystem, above.Name, above.EncryptionRoot)
+			" (recv.placeholder.encryption: off)", missing[0], t.item.Step.TargetFilesystem, above.Name, above.EncryptionRoot)
 	}
 	for _, name := range missing {
-		if err := c.worker.config.ZFS.CreatePlaceholder(ctx, name, args); err != nil {
+		if err := t.worker.config.ZFS.CreatePlaceholder(ctx, name, args); err != nil {
 			return fmt.Errorf("create the placeholder %s: %w", name, err)
 		}
 	}
@@ -180,166 +181,178 @@ func (c *claim) makeRoom(ctx context.Context, r *receiving) error {
 
 func parentOf(dataset string) string { return dataset[:strings.LastIndexByte(dataset, '/')] }
 
-func (c *claim) receiveStep(to zfs.Version, dataset *zfs.Dataset) abstractions.ReceiveStep {
+func (t *try) receiveStep(to zfs.Version, dataset *zfs.Dataset) abstractions.ReceiveStep {
 	step := abstractions.ReceiveStep{
-		Filesystem: c.item.Step.TargetFilesystem, JobID: c.item.JobID, Protection: c.item.ProtectionOfStep(),
+		Filesystem: t.item.Step.TargetFilesystem, JobID: t.item.JobID, Protection: t.item.ProtectionOfStep(),
 		To: to, Dataset: dataset,
 	}
-	if c.item.Step.From != nil {
-		from := fromProtocol(*c.item.Step.From)
+	if t.item.Step.From != nil {
+		from := fromProtocol(*t.item.Step.From)
 		step.From = &from
 	}
 	return step
 }
 
 // settleReceive looks whether to has really arrived, and protects it. Only then may it be confirmed.
-func (c *claim) settleReceive(ctx context.Context, r *receiving) (zfs.Version, error) {
-	target := c.item.Step.TargetFilesystem
-	dataset, err := c.worker.keeper.Dataset(ctx, target)
+func (t *try) settleReceive(ctx context.Context, r *receiving) (zfs.Version, error) {
+	target := t.item.Step.TargetFilesystem
+	dataset, err := t.worker.keeper.Dataset(ctx, target)
 	if err != nil {
 		return zfs.Version{}, fmt.Errorf("look at what was received: %w", err)
 	}
-	to, found := snapshotByGUID(dataset, c.item.Step.To.GUID)
+	to, found := snapshotByGUID(dataset, t.item.Step.To.GUID)
 	if !found {
 		return zfs.Version{}, protocol.Failf(protocol.Permanent,
 			"%s: zfs recv succeeded, but there is no snapshot with the guid of %s: another stream was received", target,
-			c.item.Step.To)
+			t.item.Step.To)
 	}
-	return to, c.protectReceived(ctx, r, to, &dataset)
+	return to, t.protectReceived(ctx, r, to, &dataset)
 }
 
 // protectReceived sets the last-received hold. What was a placeholder is none any more: it was not marked so before to
 // arrived, because an interrupted receive leaves an empty placeholder, and an empty filesystem that is none would be somebody
 // else's.
-func (c *claim) protectReceived(ctx context.Context, r *receiving, to zfs.Version, dataset *zfs.Dataset) error {
+func (t *try) protectReceived(ctx context.Context, r *receiving, to zfs.Version, dataset *zfs.Dataset) error {
 	if r.placeholder {
-		if err := c.worker.config.ZFS.SetPlaceholder(ctx, dataset.Name, false); err != nil {
+		if err := t.worker.config.ZFS.SetPlaceholder(ctx, dataset.Name, false); err != nil {
 			return err
 		}
 	}
-	return c.worker.keeper.AfterReceive(ctx, c.receiveStep(to, dataset))
+	return t.worker.keeper.AfterReceive(ctx, t.receiveStep(to, dataset))
 }
 
-// receive does the receiver's side of a step over TCP.
-func (c *claim) receive(ctx context.Context) error {
-	r, err := c.prepareReceive(ctx)
+// receive does the receiver's side of a step.
+func (t *try) receive(ctx context.Context) error {
+	r, err := t.prepareReceive(ctx)
 	if err != nil {
 		return err
 	}
 	if r.hasTo {
-		return c.offer(ctx, protocol.Offer{HasTo: true})
+		return t.offer(ctx, protocol.Offer{HasTo: true})
 	}
-	expectation := c.worker.listener.Expect(c.item.Ref)
-	defer expectation.Close()
-	offer := expectation.Offer()
-	offer.ResumeToken = r.resumeToken
-	if err := c.offer(ctx, offer); err != nil {
+	bell, err := t.listen()
+	if err != nil {
 		return err
 	}
-	// The sender's item may lie until one of its slots is free.
-	wait := c.item.Deadlines.Claim.Std() + c.item.Deadlines.Offer.Std()
-	acceptContext, cancel := context.WithTimeout(ctx, wait)
+	defer bell.close(ctx)
+	bell.offer.ResumeToken = r.resumeToken
+	if err := t.offer(ctx, bell.offer); err != nil {
+		return err
+	}
+	// Others may be waited for, and the sender's item may lie until one of its slots is free.
+	wait := t.item.Deadlines.Claim.Std() + t.item.Deadlines.Offer.Std() + t.item.Delivery.FanOut.Wait.Std()
+	answerContext, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	connection, err := expectation.Accept(acceptContext)
+	way, err := bell.answer(answerContext)
 	if err != nil {
-		if ctx.Err() == nil && acceptContext.Err() != nil {
+		if ctx.Err() == nil && answerContext.Err() != nil {
 			err = protocol.Failf(protocol.Transient, "no sender connected within %s", wait)
 		}
-		return protocol.AsFailure(fmt.Errorf("wait for the sender %s: %w", c.item.Source, err), protocol.Transient)
+		return protocol.AsFailure(fmt.Errorf("wait for the sender %s: %w", t.item.Source, err), protocol.Transient)
 	}
-	defer func() { c.closed(ctx, "connection", connection.Close()) }()
-	return c.receiveFrom(ctx, r, connection)
+	defer func() { t.closed(ctx, "way from the sender", way.Close()) }()
+	return t.receiveFrom(ctx, r, way)
 }
 
-func (c *claim) offer(ctx context.Context, offer protocol.Offer) error {
-	event := c.reporter.event(protocol.EventOffered)
+func (t *try) offer(ctx context.Context, offer protocol.Offer) error {
+	event := t.reporter.event(protocol.EventOffered)
 	event.Offer = &offer
-	return c.reporter.tell(ctx, event)
+	return t.reporter.tell(ctx, event)
 }
 
-// receiveFrom takes the stream from the connection, and confirms it or says why not.
-func (c *claim) receiveFrom(ctx context.Context, r *receiving, connection *tcp.Incoming) error {
-	header := connection.Header()
+// receiveFrom takes the stream from the sender, and confirms it or says why not.
+func (t *try) receiveFrom(ctx context.Context, r *receiving, way incoming) error {
+	header := way.Header()
 	started := time.Now()
 	var to zfs.Version
 	var bytes int64
-	err := c.checkHeader(header)
+	err := t.checkHeader(header)
 	switch {
 	case err != nil:
 	case header.RefusedToken != "":
-		err = c.abandonRefused(ctx, header)
+		err = t.abandonRefused(ctx, header)
 	default:
-		if err = c.makeRoom(ctx, r); err == nil {
-			bytes, err = c.copyToPool(ctx, r, connection)
+		if err = t.makeRoom(ctx, r); err == nil {
+			bytes, err = t.copyToPool(ctx, r, way)
 		}
 		if err == nil {
-			to, err = c.settleReceive(ctx, r)
+			to, err = t.settleReceive(ctx, r)
 		}
 	}
 	confirmation := protocol.Confirmation{
-		ToGUID: to.GUID, Bytes: uint64(max(bytes, 0)), Elapsed: time.Since(started), Failure: c.worker.failureOf(err),
+		ToGUID: to.GUID, Bytes: uint64(max(bytes, 0)), Elapsed: time.Since(started), Failure: t.worker.failureOf(err),
 	}
 	if err != nil && context.Cause(ctx) != nil {
 		confirmation.Failure = &protocol.Failure{
-			Kind: protocol.Transient, Host: c.worker.config.Host,
-			Message: fmt.Sprintf("receive %s: %v", c.item.Step.TargetFilesystem, context.Cause(ctx)),
+			Kind: protocol.Transient, Host: t.worker.config.Host,
+			Message: fmt.Sprintf("receive %s: %v", t.item.Step.TargetFilesystem, context.Cause(ctx)),
 		}
 	}
-	confirmContext, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.item.Deadlines.Stall.Std())
+	confirmContext, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.item.Deadlines.Stall.Std())
 	defer cancel()
-	if confirmError := connection.Confirm(confirmContext, confirmation); confirmError != nil && err == nil {
+	if confirmError := way.Confirm(confirmContext, confirmation); confirmError != nil && err == nil {
 		// The sender did not learn of it. The step is tried again, and finds that nothing has to be sent.
-		err = protocol.AsFailure(fmt.Errorf("confirm %s to %s: %w", c.item.Step.To, c.item.Source, confirmError), protocol.Transient)
+		err = protocol.AsFailure(fmt.Errorf("confirm %s to %s: %w", t.item.Step.To, t.item.Source, confirmError), protocol.Transient)
 	}
 	if err != nil {
 		return err
 	}
-	event := c.reporter.event(protocol.EventReceived)
+	event := t.reporter.event(protocol.EventReceived)
 	version := toProtocol(to)
 	event.To = &version
 	event.Progress = &protocol.Progress{
 		Bytes: confirmation.Bytes, Expected: header.Expected, Resumed: header.Resumed, Elapsed: confirmation.Elapsed,
 	}
-	return c.reporter.tell(ctx, event)
+	return t.reporter.tell(ctx, event)
 }
 
 // checkHeader compares what the sender is about to send with the step.
-func (c *claim) checkHeader(header protocol.StreamHeader) error {
+func (t *try) checkHeader(header protocol.StreamHeader) error {
 	var from uint64
-	if c.item.Step.From != nil {
-		from = c.item.Step.From.GUID
+	if t.item.Step.From != nil {
+		from = t.item.Step.From.GUID
 	}
-	if header.Ref != c.item.Ref || header.JobID != c.item.JobID || header.ToGUID != c.item.Step.To.GUID || header.FromGUID != from {
+	if header.Ref != t.item.Ref || header.JobID != t.item.JobID || header.ToGUID != t.item.Step.To.GUID || header.FromGUID != from {
 		return protocol.Failf(protocol.Transient, "the sender connected for step %s (from guid %d to guid %d), not for %s",
-			header.Ref, header.FromGUID, header.ToGUID, c.item.Ref)
+			header.Ref, header.FromGUID, header.ToGUID, t.item.Ref)
+	}
+	if header.Compression.Algorithm() != protocol.CompressionNone && header.Compression != protocol.CompressionZstd {
+		return protocol.Failf(protocol.Permanent, "the sender compresses with %q, which was not offered", header.Compression)
 	}
 	return nil
 }
 
-func (c *claim) abandonRefused(ctx context.Context, header protocol.StreamHeader) error {
-	if err := c.abandon(ctx); err != nil {
+func (t *try) abandonRefused(ctx context.Context, header protocol.StreamHeader) error {
+	if err := t.abandon(ctx); err != nil {
 		return err
 	}
-	return protocol.Failf(protocol.Transient, "%s: the partial state was abandoned: %s", c.item.Step.TargetFilesystem,
+	return protocol.Failf(protocol.Transient, "%s: the partial state was abandoned: %s", t.item.Step.TargetFilesystem,
 		header.RefusedToken)
 }
 
-// copyToPool feeds the connection's stream to zfs recv. When the stream breaks off, zfs recv sees its end there and keeps
-// what it has.
-func (c *claim) copyToPool(ctx context.Context, r *receiving, connection *tcp.Incoming) (int64, error) {
+// copyToPool feeds the stream to zfs recv, and counts its bytes. When the stream breaks off, zfs recv sees its end there and
+// keeps what it has.
+func (t *try) copyToPool(ctx context.Context, r *receiving, way incoming) (int64, error) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		return 0, fmt.Errorf("make a pipe: %w", err)
 	}
+	limit := t.worker.limitOf(bandwidth.Recv, t.item)
+	defer limit.Release()
+	options := transport.CopyOptions{Stall: t.item.Deadlines.Stall.Std(), Limit: limit.Wait}
 	var bytes int64
 	var copyError, recvError error
 	group := errgroup.Group{}
 	group.Go(func() error {
-		recvError = c.worker.config.ZFS.Recv(ctx, r.args, reader)
+		recvError = t.worker.config.ZFS.Recv(ctx, r.args, reader)
 		return nil
 	})
 	group.Go(func() error {
-		bytes, copyError = connection.CopyTo(ctx, writer, transport.CopyOptions{Stall: c.item.Deadlines.Stall.Std()})
+		if way.Header().Compression == protocol.CompressionZstd {
+			bytes, copyError = decompress(ctx, way, writer, options)
+		} else {
+			bytes, copyError = way.CopyTo(ctx, writer, options)
+		}
 		if closeError := writer.Close(); copyError == nil {
 			copyError = closeError
 		}
@@ -348,26 +361,37 @@ func (c *claim) copyToPool(ctx context.Context, r *receiving, connection *tcp.In
 	if err := group.Wait(); err != nil {
 		return bytes, err
 	}
-	return bytes, receiveError(copyError, c.explain(r, recvError))
+	return bytes, receiveError(copyError, t.explain(r, recvError))
+}
+
+// decompress copies a compressed stream, and counts what came out of it. Only its own end mark says that it is whole.
+func decompress(ctx context.Context, way incoming, writer *os.File, options transport.CopyOptions) (int64, error) {
+	expanded := zstream.NewWriter(writer)
+	_, copyError := way.CopyTo(ctx, expanded, options)
+	closeError := expanded.Close()
+	if copyError == nil && closeError != nil {
+		copyError = protocol.AsFailure(fmt.Errorf("decompressing the stream: %w", closeError), protocol.Transient)
+	}
+	return expanded.Statistics().Content, copyError
 }
 
 // explain adds to what zfs recv complains of what the operator can do about it in the job or on this host.
-func (c *claim) explain(r *receiving, err error) error {
+func (t *try) explain(r *receiving, err error) error {
 	var typed *zfs.RecvError
 	if !errors.As(err, &typed) {
 		return err
 	}
-	target := c.item.Step.TargetFilesystem
+	target := t.item.Step.TargetFilesystem
 	switch {
 	case typed.Kind == zfs.RecvDestinationModified && r.common != "":
 		return protocol.Failf(protocol.Conflict, "%s was written to since %s, the last version that both sides have, and an increment"+
 			" can only be received on top of that: %w. To give up what was written, on %s: zfs rollback -r '%s'. To let the job do that"+
-			" whenever it is needed, set recv.force_rollback: true in it", target, r.common, err, c.worker.config.Host, r.common)
+			" whenever it is needed, set recv.force_rollback: true in it", target, r.common, err, t.worker.config.Host, r.common)
 	case typed.Kind == zfs.RecvForceIntoEncrypted && r.placeholder:
 		return protocol.Failf(protocol.Permanent, "%s is a placeholder, and OpenZFS replaces no filesystem where the old or the new one"+
 			" is encrypted: %w. If nothing is below it, on %s: zfs destroy '%s'. Otherwise move it aside with what is below it"+
 			" (zfs rename '%s' '%s_placeholder'), run the job for this filesystem alone, and move what was below it back (zfs rename)",
-			target, err, c.worker.config.Host, target, target, target)
+			target, err, t.worker.config.Host, target, target, target)
 	case typed.Kind == zfs.RecvLargeBlocksRequired:
 		return protocol.Failf(protocol.Permanent, "%s was received with large blocks, and OpenZFS then takes no increments without them: %w."+
 			" Set send.large_blocks: true in the job again, or keep the target under another name (zfs rename) and replicate it anew",

@@ -258,11 +258,11 @@ func (w *Worker) estimateStep(ctx context.Context, step protocol.Step, options p
 	if err != nil {
 		return 0, err
 	}
-	c := &claim{worker: w, item: protocol.WorkItem{Step: step, Send: options}}
-	s, err := c.validateSend(ctx, dataset, step.ResumeToken)
+	t := &try{worker: w, item: protocol.WorkItem{Step: step, Send: options}}
+	s, err := t.validateSend(ctx, dataset, step.ResumeToken)
 	var refused *tokenRefused
 	if errors.As(err, &refused) {
-		s, err = c.validateSend(ctx, dataset, "")
+		s, err = t.validateSend(ctx, dataset, "")
 	}
 	if err != nil {
 		return 0, err

@@ -16,6 +16,8 @@ import (
 
 	"github.com/zfleet/zfleet/abstractions"
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport/bandwidth"
+	"github.com/zfleet/zfleet/worker/transport/object"
 	"github.com/zfleet/zfleet/worker/transport/tcp"
 	"github.com/zfleet/zfleet/zfs"
 )
@@ -62,10 +64,16 @@ type Worker struct {
 	config   Config
 	keeper   *abstractions.Manager
 	listener *tcp.Listener
+	dialer   *tcp.Dialer
+	objects  *object.Store
+	limits   *bandwidth.Limits
+	jobs     *jobLimits
 	active   *activeSteps
-	logger   *slog.Logger
-	tracer   trace.Tracer
-	started  time.Time
+	// unreachable is what the worker remembers of ways that do not work.
+	unreachable *unreachable
+	logger      *slog.Logger
+	tracer      trace.Tracer
+	started     time.Time
 }
 
 const defaultSlots = 4
@@ -98,11 +106,14 @@ func New(config Config) (*Worker, error) {
 	}
 	logger := config.Logger.With(slog.String("host", string(config.Host)), slog.String("worker", config.Name))
 	return &Worker{
-		config: config,
-		keeper: abstractions.New(config.ZFS, abstractions.Options{Logger: logger}),
-		active: newActiveSteps(),
-		logger: logger,
-		tracer: config.TracerProvider.Tracer("github.com/zfleet/zfleet/worker"),
+		config:      config,
+		keeper:      abstractions.New(config.ZFS, abstractions.Options{Logger: logger}),
+		active:      newActiveSteps(),
+		limits:      bandwidth.New(config.Bandwidth.Send, config.Bandwidth.Recv),
+		jobs:        newJobLimits(),
+		unreachable: newUnreachable(),
+		logger:      logger,
+		tracer:      config.TracerProvider.Tracer("github.com/zfleet/zfleet/worker"),
 	}, nil
 }
 
@@ -122,8 +133,11 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("worker of %s: open the data port: %w", w.config.Host, err)
 	}
 	w.listener = listener
+	w.dialer = tcp.NewDialer(tcp.DialerOptions{Logger: w.logger})
+	w.objects = object.Open(w.config.Conn, w.config.Resources.JetStream, w.config.Resources.Streams)
 	err = w.work(ctx)
 	w.keeper.Close()
+	w.dialer.Close()
 	if closeError := listener.Close(); closeError != nil {
 		w.logger.DebugContext(ctx, "the data port was not closed in order", slog.Any("error", closeError))
 	}
@@ -146,6 +160,7 @@ func (w *Worker) work(ctx context.Context) error {
 	}
 	var running sync.WaitGroup
 	running.Go(func() { w.present(ctx) })
+	running.Go(func() { w.followJobs(ctx) })
 	for role, slots := range map[protocol.Role]int{
 		protocol.RoleSend: w.config.Slots.Send, protocol.RoleRecv: w.config.Slots.Recv,
 	} {
