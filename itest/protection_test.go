@@ -32,6 +32,8 @@ type stand struct {
 	stopSource, stopTarget *testfleet.Stopper
 	// write replaces the contents of a filesystem by so many bytes.
 	write func(filesystem string, generation uint64, bytes int)
+	// configure changes a host before its worker is started, unless it is nil.
+	configure func(*testfleet.Host)
 
 	workers []*testfleet.Process
 }
@@ -56,18 +58,23 @@ func newRealStand(t *testing.T) *stand {
 	s := newStand(t, zfs.NewExecRunner(), zfs.NewExecRunner())
 	s.sourcePool, s.targetPool = source, target
 	s.write = func(filesystem string, generation uint64, bytes int) {
-		directory := filepath.Join(zfstest.Mountpoint(t, source), strings.TrimPrefix(filesystem, source))
-		data := make([]byte, bytes)
-		state := generation*2654435761 + 1
-		for i := range data { // xorshift: what compresses away makes no stream
-			state ^= state << 13
-			state ^= state >> 7
-			state ^= state << 17
-			data[i] = byte(state)
-		}
-		require.NoError(t, os.WriteFile(filepath.Join(directory, "data"), data, 0o600))
+		writeNoise(t, filepath.Join(zfstest.Mountpoint(t, source), strings.TrimPrefix(filesystem, source), "data"), generation, bytes)
 	}
 	return s
+}
+
+// writeNoise replaces the file's contents by so many bytes that do not compress: what compresses away makes no stream.
+func writeNoise(t *testing.T, path string, generation uint64, bytes int) {
+	t.Helper()
+	data := make([]byte, bytes)
+	state := generation*2654435761 + 1
+	for i := range data { // xorshift
+		state ^= state << 13
+		state ^= state >> 7
+		state ^= state << 17
+		data[i] = byte(state)
+	}
+	require.NoError(t, os.WriteFile(path, data, 0o600))
 }
 
 func newStand(t *testing.T, source, target zfs.Runner) *stand {
@@ -82,10 +89,19 @@ func newStand(t *testing.T, source, target zfs.Runner) *stand {
 
 func (s *stand) startWorkers() {
 	s.t.Helper()
-	s.workers = []*testfleet.Process{
-		s.StartWorker(testfleet.Host{Name: "alpha", Runner: s.stopSource, Policy: testfleet.AllowAll(s.sourcePool)}),
-		s.StartWorker(testfleet.Host{Name: "bravo", Runner: s.stopTarget, Policy: testfleet.AllowAll(s.targetPool)}),
+	s.workers = []*testfleet.Process{s.startWorker("alpha"), s.startWorker("bravo")}
+}
+
+func (s *stand) startWorker(name protocol.Host) *testfleet.Process {
+	s.t.Helper()
+	host := testfleet.Host{Name: name, Runner: s.stopSource, Policy: testfleet.AllowAll(s.sourcePool)}
+	if name == "bravo" {
+		host.Runner, host.Policy = s.stopTarget, testfleet.AllowAll(s.targetPool)
 	}
+	if s.configure != nil {
+		s.configure(&host)
+	}
+	return s.StartWorker(host)
 }
 
 func (s *stand) killWorkers() {

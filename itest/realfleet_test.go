@@ -53,7 +53,32 @@ type realProcess struct {
 	command *exec.Cmd
 }
 
+// realNetwork is where the processes of a realFleet run, and how they reach each other.
+type realNetwork struct {
+	// nats is the address that NATS listens at.
+	nats         string
+	alpha, bravo realPlace
+}
+
+// realPlace is where one worker runs.
+type realPlace struct {
+	// through is a command that runs the worker's, such as "ip netns exec NAME"; empty runs it as it is.
+	through []string
+	// nats is NATS's address as seen from there, and listen the data port's.
+	nats, listen string
+}
+
+func loopback() realNetwork {
+	here := realPlace{nats: "127.0.0.1", listen: "127.0.0.1:0"}
+	return realNetwork{nats: "127.0.0.1", alpha: here, bravo: here}
+}
+
 func newRealFleet(t *testing.T) *realFleet {
+	t.Helper()
+	return newRealFleetIn(t, loopback())
+}
+
+func newRealFleetIn(t *testing.T, network realNetwork) *realFleet {
 	t.Helper()
 	zfstest.RequireReal(t)
 	f := &realFleet{t: t, zctl: os.Getenv("ZFLEET_ZCTL"), dir: t.TempDir()}
@@ -64,29 +89,30 @@ func newRealFleet(t *testing.T) *realFleet {
 	f.zfs("create", f.source+"/data")
 
 	port := freePort(t)
-	f.url = fmt.Sprintf("nats://127.0.0.1:%d", port)
+	url := func(address string) string { return fmt.Sprintf("nats://%s:%d", address, port) }
+	f.url = url("127.0.0.1")
 	f.write("server.yaml", fmt.Sprintf(`
 host: hub
-nats: {embedded: {store_dir: %s, listen: "127.0.0.1:%d"}}
+nats: {embedded: {store_dir: %s, listen: "%s:%d"}}
 worker: {data: {listen: "127.0.0.1:0"}}
 coordinator: {enabled: false}
-`, filepath.Join(f.dir, "store"), port))
+`, filepath.Join(f.dir, "store"), network.nats, port))
 	f.write("alpha.yaml", fmt.Sprintf(`
 host: alpha
 nats: {url: %q}
 worker:
-  data: {listen: "127.0.0.1:0"}
+  data: {listen: %q}
   allow: {send: {%q: true, %q: false}, recv: [{root: %q}]}
-`, f.url, f.source+"/data<", f.source+"/data/secret<", f.source+"/local"))
+`, url(network.alpha.nats), network.alpha.listen, f.source+"/data<", f.source+"/data/secret<", f.source+"/local"))
 	f.write("bravo.yaml", fmt.Sprintf(`
 host: bravo
 nats: {url: %q}
 worker:
-  data: {listen: "127.0.0.1:0"}
+  data: {listen: %q}
   allow: {recv: [{root: %q}]}
-`, f.url, f.root))
+`, url(network.bravo.nats), network.bravo.listen, f.root))
 
-	f.server = f.start("server", "server", "--config", "server.yaml")
+	f.server = f.start("server", nil, "server", "--config", "server.yaml")
 	f.await("NATS to answer", func() bool {
 		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
@@ -94,9 +120,9 @@ worker:
 		}
 		return conn.Close() == nil
 	})
-	f.coordinator = f.start("coordinator", "coordinator", "--nats", f.url)
-	f.alpha = f.start("alpha", "worker", "--config", "alpha.yaml")
-	f.bravo = f.start("bravo", "worker", "--config", "bravo.yaml")
+	f.coordinator = f.start("coordinator", nil, "coordinator", "--nats", f.url)
+	f.alpha = f.start("alpha", network.alpha.through, "worker", "--config", "alpha.yaml")
+	f.bravo = f.start("bravo", network.bravo.through, "worker", "--config", "bravo.yaml")
 	return f
 }
 
@@ -115,10 +141,13 @@ func (f *realFleet) write(name, text string) string {
 	return path
 }
 
-// start starts a process of the program; what it says goes to a file that a failed test shows.
-func (f *realFleet) start(name string, args ...string) *realProcess {
+// start starts a process of the program, by the command through unless that is empty; what it says goes to a file that a
+// failed test shows.
+func (f *realFleet) start(name string, through []string, args ...string) *realProcess {
 	f.t.Helper()
-	p := &realProcess{t: f.t, name: name, args: append([]string{f.zctl}, args...), log: filepath.Join(f.dir, name+".log")}
+	p := &realProcess{
+		t: f.t, name: name, args: slices.Concat(through, []string{f.zctl}, args), log: filepath.Join(f.dir, name+".log"),
+	}
 	p.start(f.dir)
 	f.t.Cleanup(func() {
 		p.stop()

@@ -27,6 +27,8 @@ type scene struct {
 	// alter writes to a filesystem of the target, and altered tells whether what it wrote is still there.
 	alter   func(filesystem string)
 	altered func(filesystem string) bool
+	// content is what the file that write writes holds on the given side.
+	content func(system *zfs.System, filesystem string) []byte
 	// alpha and bravo are nil with real pools.
 	alpha, bravo *zfsfake.Fake
 	// third makes a third host, charlie, with a pool of its own.
@@ -73,6 +75,15 @@ func newFakeScene(t *testing.T) *scene {
 		_, err := c.bravo.Read(filesystem, "foreign")
 		return err == nil
 	}
+	c.content = func(system *zfs.System, filesystem string) []byte {
+		fake := c.alpha
+		if system == c.target && system != c.source {
+			fake = c.bravo
+		}
+		data, err := fake.Read(filesystem, "data")
+		require.NoError(t, err)
+		return data
+	}
 	c.third = func() (testfleet.Host, string) {
 		charlie := zfsfake.New()
 		charlie.CreatePool("vault")
@@ -104,6 +115,20 @@ func newRealScene(t *testing.T) *scene {
 			_, err := os.Stat(path)
 			return err
 		}) == nil
+	}
+	c.content = func(_ *zfs.System, filesystem string) []byte {
+		if strings.HasPrefix(filesystem, c.sourcePool+"/data") {
+			data, err := os.ReadFile(filepath.Join(c.property(c.source, filesystem, "mountpoint"), "data"))
+			require.NoError(t, err)
+			return data
+		}
+		var data []byte
+		require.NoError(t, mounted(filesystem, func(path string) error {
+			var err error
+			data, err = os.ReadFile(filepath.Join(filepath.Dir(path), "data"))
+			return err
+		}))
+		return data
 	}
 	c.third = func() (testfleet.Host, string) {
 		pool := zfstest.NewPool(t)

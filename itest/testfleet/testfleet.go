@@ -144,6 +144,7 @@ func (f *Fleet) StartCoordinator() *Process {
 	return f.start(f.site, name, func(ctx context.Context, conn *nats.Conn, resources *protocol.Resources) error {
 		return coordinator.New(coordinator.Config{
 			Name: name, Host: "test", Conn: conn, Resources: resources, LeaseTTL: 3 * time.Second, Logger: f.logger,
+			CollectEvery: 200 * time.Millisecond, CollectGrace: time.Second,
 			TracerProvider: f.TracerProvider,
 		}).Run(ctx)
 	})
@@ -159,6 +160,10 @@ type Host struct {
 	Site *Site
 	// PlainTCP turns TLS off on the data port.
 	PlainTCP bool
+	// Advertise are addresses that others are told in the place of the data port's own.
+	Advertise []string
+	// Bandwidth bounds the host's transfers.
+	Bandwidth worker.Bandwidth
 }
 
 // AckWait is how long a claim outlives a killed worker.
@@ -176,8 +181,10 @@ func (f *Fleet) StartWorker(host Host) *Process {
 		w, err := worker.New(worker.Config{
 			Host: host.Name, Name: name, Version: "test", Conn: conn, Resources: resources,
 			ZFS: zfs.New(zfs.Observe(host.Runner, f.logger, f.TracerProvider)), Slots: host.Slots,
-			Data:   tcp.Config{Listen: "127.0.0.1:0", TLS: !host.PlainTCP, Logger: f.logger},
-			Policy: host.Policy, AckWait: AckWait, Logger: f.logger, TracerProvider: f.TracerProvider,
+			Data: tcp.Config{
+				Listen: "127.0.0.1:0", Advertise: host.Advertise, TLS: !host.PlainTCP, Logger: f.logger,
+			},
+			Bandwidth: host.Bandwidth, Policy: host.Policy, AckWait: AckWait, Logger: f.logger, TracerProvider: f.TracerProvider,
 		})
 		if err != nil {
 			return err
