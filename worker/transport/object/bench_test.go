@@ -1,6 +1,7 @@
 package object
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"runtime"
@@ -75,4 +76,24 @@ func benchmarkStream(b *testing.B, storage jetstream.StorageType, chunk, receive
 	b.StopTimer()
 	b.ReportMetric((cpu()-before).Seconds()/(float64(n)/(1<<30)), "cpu-s/GiB")
 	require.NoError(b, stream.Close())
+}
+
+// BenchmarkSmallStream sends streams of one KiB, one after another: what a step costs however little it carries.
+func BenchmarkSmallStream(b *testing.B) {
+	s := newStand(b, protocol.ResourceOptions{})
+	sender, receiving := s.store(), s.store()
+	sent := content(1 << 10)
+	for b.Loop() {
+		stream, err := sender.Send(b.Context(), s.options(1))
+		require.NoError(b, err)
+		r := s.receiver(receiving, 0)
+		results := r.taking(b.Context(), io.Discard, transport.CopyOptions{})
+		outgoing := s.call(stream, r)
+		_, err = stream.CopyFrom(b.Context(), bytes.NewReader(sent), transport.CopyOptions{})
+		require.NoError(b, err)
+		_, err = outgoing.Confirmation(b.Context())
+		require.NoError(b, err)
+		require.NoError(b, stream.Close())
+		require.NoError(b, (<-results).confirmed)
+	}
 }

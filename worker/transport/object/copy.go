@@ -4,9 +4,9 @@ package object
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,7 +108,12 @@ func interruptRead(r io.Reader) {
 
 // interruptWrite makes a blocked Write return, as interruptRead does for a Read.
 func interruptWrite(w io.Writer) {
-	if filed, ok := w.(interface{ SetWriteDeadline(t time.Time) error }); ok && filed.SetWriteDeadline(aLongTimeAgo) == nil {
+	if filed, ok := w.(interface{ File() *os.File }); ok {
+		if file := filed.File(); file != nil && file.SetWriteDeadline(aLongTimeAgo) == nil {
+			return
+		}
+	}
+	if limited, ok := w.(interface{ SetWriteDeadline(t time.Time) error }); ok && limited.SetWriteDeadline(aLongTimeAgo) == nil {
 		return
 	}
 	closeAfterAll(w)
@@ -120,17 +125,18 @@ func closeAfterAll(end any) {
 	}
 }
 
-// readFull fills buffer from r. At r's end the error is io.EOF, whether or not there were bytes before it.
+// readFull fills buffer from r. At r's end the error is io.EOF, whether or not there were bytes before it. Any other error is
+// a *readError or ctx's cause.
 func readFull(ctx context.Context, r io.Reader, buffer []byte) (int, error) {
 	filled := 0
 	for filled < len(buffer) {
 		n, err := r.Read(buffer[filled:])
 		filled += n
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { // an error that wraps io.EOF is no end, but a stream that was cut
 			return filled, io.EOF
 		}
 		if err != nil {
-			return filled, err
+			return filled, &readError{err: err}
 		}
 		if ctx.Err() != nil {
 			return filled, context.Cause(ctx)

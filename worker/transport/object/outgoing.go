@@ -65,7 +65,7 @@ func (st *Stream) Call(ctx context.Context, offer protocol.Offer, header protoco
 		st.mu.Lock()
 		defer st.mu.Unlock()
 		o.over, o.failure = true, cutFailure(err)
-		o.tell() // it may have answered, and the answer got lost
+		o.tell() //nolint:contextcheck // it may have answered, and the answer got lost
 		for i := range st.receivers {
 			if st.receivers[i] == o {
 				st.receivers = append(st.receivers[:i], st.receivers[i+1:]...)

@@ -322,10 +322,10 @@ func (st *Stream) fillSegment(
 			st.store.blocks.Put(b)
 		}
 		switch {
-		case errors.Is(err, io.EOF):
+		case err == io.EOF: //nolint:errorlint // readFull's own
 			return true, nil
 		case err != nil:
-			return false, &readError{err: err}
+			return false, err
 		case ctx.Err() != nil:
 			return false, context.Cause(ctx)
 		}

@@ -92,6 +92,9 @@ func TestTheReadersErrorReachesTheReceiver(t *testing.T) {
 			reader: io.MultiReader(bytes.NewReader(content(3*testSegment)),
 				iotest.ErrReader(fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, broken))),
 		},
+		"wrapped EOF": {
+			reader: io.MultiReader(bytes.NewReader(content(3*testSegment)), iotest.ErrReader(fmt.Errorf("%w: %w", broken, io.EOF))),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
