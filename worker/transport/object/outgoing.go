@@ -86,6 +86,7 @@ func (o *Outgoing) ask(ctx context.Context, call protocol.Call) error {
 	stall := o.stream.stallTime()
 	ctx, cancel := context.WithTimeout(ctx, stall)
 	defer cancel()
+	nobody := false
 	for try := 0; ; try++ {
 		message, err := protocol.NewMessage(ctx, o.subject, call)
 		if err != nil {
@@ -104,8 +105,9 @@ func (o *Outgoing) ask(ctx context.Context, call protocol.Call) error {
 			}
 			return nil
 		}
+		nobody = errors.Is(err, nats.ErrNoResponders) || (nobody && ctx.Err() != nil)
 		if !pause(ctx, backoff(try)) {
-			if errors.Is(err, nats.ErrNoResponders) {
+			if nobody {
 				return protocol.Failf(protocol.Transient, "nobody listens there: the receiver's worker has ended, or its connection to NATS")
 			}
 			return protocol.Failf(protocol.Transient, "it gave no answer within %s: %w", stall, err)
