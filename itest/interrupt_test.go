@@ -29,7 +29,18 @@ type interrupted struct {
 	fault                         *zfsfake.Injection
 }
 
-func interruptTransfer(t *testing.T) *interrupted {
+// byEachWay interrupts a transfer over a connection, and one through the object store.
+func byEachWay(t *testing.T, test func(*testing.T, *interrupted)) {
+	t.Helper()
+	for _, transport := range []protocol.Transport{protocol.TransportTCP, protocol.TransportObject} {
+		t.Run(string(transport), func(t *testing.T) {
+			t.Parallel()
+			test(t, interruptTransferBy(t, transport))
+		})
+	}
+}
+
+func interruptTransferBy(t *testing.T, transport protocol.Transport) *interrupted {
 	t.Helper()
 	p := newPair(t)
 	p.zfs(p.alpha, "create", "tank/data")
@@ -37,7 +48,14 @@ func interruptTransfer(t *testing.T) *interrupted {
 	p.zfs(p.alpha, "snapshot", "tank/data@s1")
 	i := &interrupted{pair: p, coordinator: p.StartCoordinator(), sender: p.StartWorker(p.hostA), receiver: p.StartWorker(p.hostB)}
 	i.fault = p.alpha.Inject(zfsfake.Fault{Match: isStream, HangAfter: cut, Times: 1})
-	p.Submit(p.job("prod"))
+	job := p.job("prod")
+	job.Replication.Transport = transport
+	if transport == protocol.TransportObject {
+		// Nobody's end breaks a connection, so that it shows by silence only.
+		job.Replication.Deadlines.Stall = protocol.Duration(3 * time.Second)
+		job.Replication.Objects = protocol.Objects{Segment: 1 << 20, Window: 4 << 20}
+	}
+	p.Submit(job)
 	i.plan = p.Request("prod")
 	select {
 	case <-i.fault.Reached():
@@ -95,75 +113,83 @@ func (i *interrupted) requireReplicated(detail fleet.PlanDetail) {
 
 func TestReceivingWorkerKilled(t *testing.T) {
 	t.Parallel()
-	i := interruptTransfer(t)
-	i.receiver.Kill()
-	i.fault.Release()
-	i.StartWorker(i.hostB)
-	i.requireResumed()
+	byEachWay(t, func(t *testing.T, i *interrupted) {
+		i.receiver.Kill()
+		i.fault.Release()
+		i.StartWorker(i.hostB)
+		i.requireResumed()
+	})
 }
 
 func TestSendingWorkerKilled(t *testing.T) {
 	t.Parallel()
-	i := interruptTransfer(t)
-	i.sender.Kill()
-	i.StartWorker(i.hostA)
-	i.requireResumed()
+	byEachWay(t, func(t *testing.T, i *interrupted) {
+		i.sender.Kill()
+		i.StartWorker(i.hostA)
+		i.requireResumed()
+	})
 }
 
 func TestBothWorkersKilled(t *testing.T) {
 	t.Parallel()
-	i := interruptTransfer(t)
-	i.sender.Kill()
-	i.receiver.Kill()
-	i.StartWorker(i.hostA)
-	i.StartWorker(i.hostB)
-	i.requireResumed()
+	byEachWay(t, func(t *testing.T, i *interrupted) {
+		i.sender.Kill()
+		i.receiver.Kill()
+		i.StartWorker(i.hostA)
+		i.StartWorker(i.hostB)
+		i.requireResumed()
+	})
 }
 
 func TestSendingWorkerStoppedGracefully(t *testing.T) {
 	t.Parallel()
-	i := interruptTransfer(t)
-	i.sender.Stop()
-	i.StartWorker(i.hostA)
-	i.requireResumed()
+	byEachWay(t, func(t *testing.T, i *interrupted) {
+		i.sender.Stop()
+		i.StartWorker(i.hostA)
+		i.requireResumed()
+	})
 }
 
 func TestCoordinatorKilledLeavesTheTransferAlone(t *testing.T) {
 	t.Parallel()
-	i := interruptTransfer(t)
-	i.coordinator.Kill()
-	i.fault.Release()
-	i.StartCoordinator()
-	i.requireReplicated(i.Wait(i.plan))
-	require.Zero(t, i.streamedAgain(), "the transfer in flight goes on undisturbed")
+	byEachWay(t, func(t *testing.T, i *interrupted) {
+		i.coordinator.Kill()
+		i.fault.Release()
+		i.StartCoordinator()
+		i.requireReplicated(i.Wait(i.plan))
+		require.Zero(t, i.streamedAgain(), "the transfer in flight goes on undisturbed")
+	})
 }
 
 func TestServerRestartedLeavesTheTransferAlone(t *testing.T) {
 	t.Parallel()
-	i := interruptTransfer(t)
-	require.NoError(t, i.Server.Restart(t.Context()))
-	i.fault.Release()
-	i.requireReplicated(i.Wait(i.plan))
-	require.Zero(t, i.streamedAgain(), "the transfer in flight goes on undisturbed")
+	byEachWay(t, func(t *testing.T, i *interrupted) {
+		require.NoError(t, i.Server.Restart(t.Context()))
+		i.fault.Release()
+		i.requireReplicated(i.Wait(i.plan))
+		require.Zero(t, i.streamedAgain(), "the transfer in flight goes on undisturbed")
+	})
 }
 
 func TestEverythingKilledAtOnce(t *testing.T) {
 	t.Parallel()
-	i := interruptTransfer(t)
-	i.sender.Kill()
-	i.receiver.Kill()
-	i.coordinator.Kill()
-	require.NoError(t, i.Server.Restart(t.Context()))
-	i.startAll()
-	i.requireResumed()
+	byEachWay(t, func(t *testing.T, i *interrupted) {
+		i.sender.Kill()
+		i.receiver.Kill()
+		i.coordinator.Kill()
+		require.NoError(t, i.Server.Restart(t.Context()))
+		i.startAll()
+		i.requireResumed()
+	})
 }
 
 func TestCancelledInTheMiddleAndResumedByTheNextRun(t *testing.T) {
 	t.Parallel()
-	i := interruptTransfer(t)
-	require.NoError(t, i.Client.Cancel(t.Context(), i.plan))
-	detail := i.Wait(i.plan)
-	require.Equal(t, protocol.PlanCancelled, detail.Plan.State, "%s", testfleet.Explain(detail))
-	i.plan = i.Request("prod")
-	i.requireResumed()
+	byEachWay(t, func(t *testing.T, i *interrupted) {
+		require.NoError(t, i.Client.Cancel(t.Context(), i.plan))
+		detail := i.Wait(i.plan)
+		require.Equal(t, protocol.PlanCancelled, detail.Plan.State, "%s", testfleet.Explain(detail))
+		i.plan = i.Request("prod")
+		i.requireResumed()
+	})
 }

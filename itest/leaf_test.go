@@ -34,7 +34,7 @@ var sites = map[string]func(*testing.T) (centre, remote testfleet.Site){
 func TestReplicateAcrossSites(t *testing.T) {
 	t.Parallel()
 	for place, build := range sites {
-		for _, transport := range []protocol.Transport{protocol.TransportAuto, protocol.TransportTCP} {
+		for _, transport := range []protocol.Transport{protocol.TransportAuto, protocol.TransportTCP, protocol.TransportObject} {
 			t.Run(place+"/"+string(transport), func(t *testing.T) {
 				t.Parallel()
 				centre, remote := build(t)

@@ -123,8 +123,45 @@ func (t *try) dialOptions() tcp.DialOptions {
 	return options
 }
 
+// headStart is a connection to the receiver that is being made while the sender still looks at its pool.
+type headStart struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // set before done is closed
+}
+
+// dialAhead begins to connect to the receiver's data port, if that is to be tried. The caller calls end.
+func (t *try) dialAhead(ctx context.Context) *headStart {
+	ctx, cancel := context.WithCancel(ctx)
+	h := &headStart{cancel: cancel, done: make(chan struct{})}
+	_, known := t.worker.unreachable.recall(t.directions()[0].key)
+	if known || t.item.Transport == protocol.TransportObject {
+		close(h.done)
+		return h
+	}
+	go func() {
+		defer close(h.done)
+		h.err = t.worker.dialer.Prepare(ctx, *t.item.Offer, t.dialOptions())
+	}()
+	return h
+}
+
+// end waits until nothing is going on any more. A connection that was made is kept for the next step.
+func (h *headStart) end() {
+	h.cancel()
+	<-h.done
+}
+
 // dial connects to the receiver's data port.
 func (t *try) dial(ctx context.Context, header protocol.StreamHeader, _ *sharedObjects) (*route, error) {
+	select {
+	case <-t.ahead.done:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if errors.Is(t.ahead.err, tcp.ErrUnreachable) {
+		return nil, t.ahead.err
+	}
 	connection, err := t.worker.dialer.Dial(ctx, *t.item.Offer, header, t.dialOptions())
 	if err != nil {
 		return nil, err

@@ -88,6 +88,8 @@ func (t *try) prepareDelivery(
 		header.Compression = algorithm
 	}
 	header.Traceparent, header.Tracestate = protocol.InjectTrace(ctx)
+	t.ahead = t.dialAhead(ctx)
+	defer t.ahead.end()
 	s, err := t.prepareSend(ctx, offer.ResumeToken)
 	var refused *tokenRefused
 	if errors.As(err, &refused) {

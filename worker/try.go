@@ -24,6 +24,9 @@ type try struct {
 	ctx   context.Context //nolint:containedctx // the try's own life: an operator or the coordinator may end it
 	leave func()
 
+	// ahead is the sender's connection while it is being made; nil before.
+	ahead *headStart
+
 	// What follows is set by end: how the try went, the failure that was told, if it was one, and whether nothing could be
 	// told, so that the item must come again.
 	err     error

@@ -27,6 +27,7 @@ type damage struct {
 	at     int  // the byte, counted from when the damage is armed
 	length int
 	do     func(piece []byte) [][]byte
+	end    func(to, from *net.TCPConn) // in the place of do: what becomes of the connection after the byte
 }
 
 // damages are what can be done to a piece.
@@ -39,6 +40,15 @@ func damages() []damage {
 			half := len(piece) / 2
 			return [][]byte{piece[half:], piece[:half]}
 		}},
+		{name: "cut", end: func(to, from *net.TCPConn) {
+			_ = to.Close() // both ends see it
+			_ = from.Close()
+		}},
+		{name: "half closed", end: func(to, from *net.TCPConn) {
+			_ = to.CloseWrite() // one end sees it
+			_, _ = io.Copy(io.Discard, from)
+		}},
+		{name: "stalled", end: func(_, from *net.TCPConn) { _, _ = io.Copy(io.Discard, from) }},
 	}
 }
 
@@ -56,8 +66,8 @@ func (p *tamperer) arm(d *damage) (seen [2]int) {
 	return seen
 }
 
-// touch gives what becomes of a chunk.
-func (p *tamperer) touch(back bool, chunk []byte) []byte {
+// touch gives what becomes of a chunk, and of the connection after it, if that is not to go on.
+func (p *tamperer) touch(back bool, chunk []byte) ([]byte, func(to, from *net.TCPConn)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	direction := 0
@@ -68,14 +78,17 @@ func (p *tamperer) touch(back bool, chunk []byte) []byte {
 	p.seen[direction] += len(chunk)
 	d := p.armed
 	if d == nil || d.back != back || d.at < before || d.at >= before+len(chunk) {
-		return chunk
+		return chunk, nil
 	}
 	p.armed = nil
 	start := d.at - before
+	if d.end != nil {
+		return chunk[:start], d.end
+	}
 	end := min(start+d.length, len(chunk))
 	whole := [][]byte{chunk[:start]}
 	whole = append(whole, d.do(chunk[start:end])...)
-	return bytes.Join(append(whole, chunk[end:]), nil)
+	return bytes.Join(append(whole, chunk[end:]), nil), nil
 }
 
 func (p *tamperer) hands(back bool) func(to, from *net.TCPConn) {
@@ -84,7 +97,12 @@ func (p *tamperer) hands(back bool) func(to, from *net.TCPConn) {
 		for {
 			n, err := from.Read(buffer)
 			if n > 0 {
-				if _, err := to.Write(p.touch(back, buffer[:n])); err != nil {
+				chunk, end := p.touch(back, buffer[:n])
+				if _, err := to.Write(chunk); err != nil {
+					return
+				}
+				if end != nil {
+					end(to, from)
 					return
 				}
 			}
@@ -198,10 +216,12 @@ func TestDamageAtEveryPoint(t *testing.T) {
 				for _, d := range damages() {
 					stride := 1
 					switch {
+					case secure && d.length != 1:
+						stride = 211
 					case secure:
 						stride = 61
-					case d.length > 1:
-						stride = 11
+					case d.length != 1:
+						stride = 23
 					case reused:
 						stride = 3
 					}
@@ -256,6 +276,7 @@ func (l *damagedLane) try(t *testing.T, d *damage) (confirmed bool, seen [2]int)
 	}
 	confirmed = damagedStep(t, w, l.connect, 2, stall)
 	seen = l.tamperer.arm(nil)
+	w.options.Patience = patience / 3
 	step(t, w, l.connect, 3)
 	return confirmed, seen
 }

@@ -36,6 +36,7 @@ type Outgoing struct {
 var errConfirmed = errors.New("the receiver has said how the step ended")
 
 func newOutgoing(l *link, stall time.Duration) *Outgoing {
+	widen(l.socket.Conn)
 	l.socket.expectLife(stall)
 	l.keepAlive(frameAlive, stall)
 	listening, heard := context.WithCancelCause(context.Background())
