@@ -37,7 +37,7 @@ func TestWaysWork(t *testing.T) {
 		t.Run(w.key, func(t *testing.T) {
 			t.Parallel()
 			out, log := &bytes.Buffer{}, &bytes.Buffer{}
-			err := run(t.Context(), []string{"-size", "20MiB", "-rounds", "1", "-dir", t.TempDir(), "-ways", "^" + w.key + "$"}, out, log)
+			err := run(t.Context(), []string{"-size", "12MiB", "-rounds", "1", "-dir", t.TempDir(), "-ways", "^" + w.key + "$"}, out, log)
 			require.NoError(t, err)
 			require.Contains(t, out.String(), "| "+w.name+" | ")
 		})
