@@ -30,12 +30,12 @@ type interrupted struct {
 }
 
 // byEachWay interrupts a transfer over a connection, and one through the object store.
-func byEachWay(t *testing.T, test func(*testing.T, *interrupted)) {
+func byEachWay(t *testing.T, test func(*interrupted)) {
 	t.Helper()
 	for _, transport := range []protocol.Transport{protocol.TransportTCP, protocol.TransportObject} {
 		t.Run(string(transport), func(t *testing.T) {
 			t.Parallel()
-			test(t, interruptTransferBy(t, transport))
+			test(interruptTransferBy(t, transport))
 		})
 	}
 }
@@ -113,7 +113,7 @@ func (i *interrupted) requireReplicated(detail fleet.PlanDetail) {
 
 func TestReceivingWorkerKilled(t *testing.T) {
 	t.Parallel()
-	byEachWay(t, func(t *testing.T, i *interrupted) {
+	byEachWay(t, func(i *interrupted) {
 		i.receiver.Kill()
 		i.fault.Release()
 		i.StartWorker(i.hostB)
@@ -123,7 +123,7 @@ func TestReceivingWorkerKilled(t *testing.T) {
 
 func TestSendingWorkerKilled(t *testing.T) {
 	t.Parallel()
-	byEachWay(t, func(t *testing.T, i *interrupted) {
+	byEachWay(t, func(i *interrupted) {
 		i.sender.Kill()
 		i.StartWorker(i.hostA)
 		i.requireResumed()
@@ -132,7 +132,7 @@ func TestSendingWorkerKilled(t *testing.T) {
 
 func TestBothWorkersKilled(t *testing.T) {
 	t.Parallel()
-	byEachWay(t, func(t *testing.T, i *interrupted) {
+	byEachWay(t, func(i *interrupted) {
 		i.sender.Kill()
 		i.receiver.Kill()
 		i.StartWorker(i.hostA)
@@ -143,7 +143,7 @@ func TestBothWorkersKilled(t *testing.T) {
 
 func TestSendingWorkerStoppedGracefully(t *testing.T) {
 	t.Parallel()
-	byEachWay(t, func(t *testing.T, i *interrupted) {
+	byEachWay(t, func(i *interrupted) {
 		i.sender.Stop()
 		i.StartWorker(i.hostA)
 		i.requireResumed()
@@ -152,32 +152,32 @@ func TestSendingWorkerStoppedGracefully(t *testing.T) {
 
 func TestCoordinatorKilledLeavesTheTransferAlone(t *testing.T) {
 	t.Parallel()
-	byEachWay(t, func(t *testing.T, i *interrupted) {
+	byEachWay(t, func(i *interrupted) {
 		i.coordinator.Kill()
 		i.fault.Release()
 		i.StartCoordinator()
 		i.requireReplicated(i.Wait(i.plan))
-		require.Zero(t, i.streamedAgain(), "the transfer in flight goes on undisturbed")
+		require.Zero(i.t, i.streamedAgain(), "the transfer in flight goes on undisturbed")
 	})
 }
 
 func TestServerRestartedLeavesTheTransferAlone(t *testing.T) {
 	t.Parallel()
-	byEachWay(t, func(t *testing.T, i *interrupted) {
-		require.NoError(t, i.Server.Restart(t.Context()))
+	byEachWay(t, func(i *interrupted) {
+		require.NoError(i.t, i.Server.Restart(i.t.Context()))
 		i.fault.Release()
 		i.requireReplicated(i.Wait(i.plan))
-		require.Zero(t, i.streamedAgain(), "the transfer in flight goes on undisturbed")
+		require.Zero(i.t, i.streamedAgain(), "the transfer in flight goes on undisturbed")
 	})
 }
 
 func TestEverythingKilledAtOnce(t *testing.T) {
 	t.Parallel()
-	byEachWay(t, func(t *testing.T, i *interrupted) {
+	byEachWay(t, func(i *interrupted) {
 		i.sender.Kill()
 		i.receiver.Kill()
 		i.coordinator.Kill()
-		require.NoError(t, i.Server.Restart(t.Context()))
+		require.NoError(i.t, i.Server.Restart(i.t.Context()))
 		i.startAll()
 		i.requireResumed()
 	})
@@ -185,10 +185,10 @@ func TestEverythingKilledAtOnce(t *testing.T) {
 
 func TestCancelledInTheMiddleAndResumedByTheNextRun(t *testing.T) {
 	t.Parallel()
-	byEachWay(t, func(t *testing.T, i *interrupted) {
-		require.NoError(t, i.Client.Cancel(t.Context(), i.plan))
+	byEachWay(t, func(i *interrupted) {
+		require.NoError(i.t, i.Client.Cancel(i.t.Context(), i.plan))
 		detail := i.Wait(i.plan)
-		require.Equal(t, protocol.PlanCancelled, detail.Plan.State, "%s", testfleet.Explain(detail))
+		require.Equal(i.t, protocol.PlanCancelled, detail.Plan.State, "%s", testfleet.Explain(detail))
 		i.plan = i.Request("prod")
 		i.requireResumed()
 	})

@@ -21,7 +21,7 @@ func TestRealHostsWithoutARoute(t *testing.T) {
 	network := realNetwork{nats: "0.0.0.0", alpha: newNamespace(t, "alpha", 1), bravo: newNamespace(t, "bravo", 2)}
 	f := newRealFleetIn(t, network)
 	f.zfs("snapshot", f.source+"/data@s1")
-	f.must("submit", "-f", f.job("apart", "  transport: auto\n"), "--wait")
+	f.must("submit", "-f", f.job("apart", ""), "--wait")
 	f.zfs("snapshot", f.source+"/data@s2")
 	f.must("run", "apart", "--wait")
 	f.requireEqualVersions(f.root)

@@ -249,7 +249,7 @@ func objectsError(config jetstream.ObjectStoreConfig, err error) error {
 	if errors.As(err, &api) && (api.ErrorCode == storageExceeded || api.ErrorCode == memoryExceeded) {
 		return Failf(Permanent, "%s: NATS has no room for its quota of %s: lower the quota (coordinator.streams.max_bytes), or let NATS"+
 			" keep more (jetstream: max_file_store or max_memory_store, and free space on the disk): %w", doing,
-			ByteSize(max(config.MaxBytes, 0)), err) //nolint:gosec // never negative
+			ByteSize(max(config.MaxBytes, 0)), err)
 	}
 	return resourceError(doing, err)
 }

@@ -18,6 +18,8 @@ var (
 	errSuperseded = errors.New("a newer try of this step has taken its place")
 	// errDuplicate says that this very try is under way in this process.
 	errDuplicate = errors.New("this try of the step is under way already")
+	// errEnded says that this very try was under way in this process, and that its end was told.
+	errEnded = errors.New("this try of the step has ended already")
 	// errPlanCancelled is the cause of a step that was stopped because its plan was cancelled.
 	errPlanCancelled = errors.New("the plan was cancelled")
 )
@@ -56,6 +58,8 @@ type taskKey struct {
 type seenTry struct {
 	attempt int
 	at      time.Time
+	// ended says that the end of that try was told.
+	ended bool
 }
 
 const (
@@ -105,8 +109,13 @@ func (a *activeSteps) tryEnter(
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	task := taskKey{item.Ref.Plan, item.Ref.Task, item.Role}
-	if seen := a.tries[task]; seen.attempt > item.Ref.Attempt {
+	switch seen := a.tries[task]; {
+	case seen.attempt > item.Ref.Attempt:
 		return nil, nil, nil, errSuperseded
+	case seen.attempt == item.Ref.Attempt && seen.ended:
+		// Its item came again, because the claim was not extended in time, or its end not acknowledged. To begin it once more
+		// would put holds that nobody releases before the next step.
+		return nil, nil, nil, errEnded
 	}
 	a.remember(task, item.Ref.Attempt)
 	places := placesOf(item)
@@ -142,7 +151,7 @@ func (a *activeSteps) tryEnter(
 
 func (a *activeSteps) remember(task taskKey, attempt int) {
 	now := time.Now()
-	a.tries[task] = seenTry{attempt, now}
+	a.tries[task] = seenTry{attempt: attempt, at: now}
 	if len(a.tries)%sweepTries != 0 {
 		return
 	}
@@ -150,6 +159,17 @@ func (a *activeSteps) remember(task taskKey, attempt int) {
 		if now.Sub(seen.at) > forgetTries {
 			delete(a.tries, old)
 		}
+	}
+}
+
+// ended notes that the end of the item's try was told.
+func (a *activeSteps) ended(item protocol.WorkItem) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	task := taskKey{item.Ref.Plan, item.Ref.Task, item.Role}
+	if seen := a.tries[task]; seen.attempt == item.Ref.Attempt {
+		seen.ended = true
+		a.tries[task] = seen
 	}
 }
 

@@ -45,6 +45,25 @@ func TestANewerTrySupersedesAnOlderOne(t *testing.T) {
 	require.ErrorIs(t, err, errSuperseded, "an old item that comes late is dropped")
 }
 
+func TestATryThatHasEndedIsNotBegunAgain(t *testing.T) {
+	t.Parallel()
+	active := newActiveSteps()
+	item := itemOf("p", 0, 1, protocol.RoleSend)
+	_, leave, err := active.enter(t.Context(), item)
+	require.NoError(t, err)
+	leave()
+	_, leave, err = active.enter(t.Context(), item)
+	require.NoError(t, err, "its end was not told, and its item was given back")
+	active.ended(item)
+	leave()
+	_, _, err = active.enter(t.Context(), item)
+	require.ErrorIs(t, err, errEnded)
+	active.ended(itemOf("p", 0, 2, protocol.RoleSend))
+	_, leave, err = active.enter(t.Context(), itemOf("p", 0, 2, protocol.RoleSend))
+	require.NoError(t, err, "the next try is another")
+	leave()
+}
+
 func TestOneStepAtATime(t *testing.T) {
 	t.Parallel()
 	active := newActiveSteps()

@@ -70,11 +70,17 @@ func (t *try) end(ctx context.Context, err error) {
 	if t.ctx != nil {
 		cause = context.Cause(t.ctx)
 		defer t.leave()
+		defer func() {
+			if !t.gave {
+				t.worker.active.ended(t.item)
+			}
+		}()
 	}
 	switch {
 	case err == nil:
 		t.logger.InfoContext(ctx, "step ended")
-	case errors.Is(err, errSuperseded), errors.Is(err, errDuplicate), errors.Is(err, errPlanCancelled):
+	case errors.Is(err, errSuperseded), errors.Is(err, errDuplicate), errors.Is(err, errEnded),
+		errors.Is(err, errPlanCancelled):
 		t.dropped(ctx, err)
 	case errors.Is(cause, errSuperseded), errors.Is(cause, errPlanCancelled):
 		t.dropped(ctx, cause)

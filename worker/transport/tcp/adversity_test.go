@@ -147,7 +147,7 @@ func attempt(t testing.TB, expectation *tcp.Expectation, offer protocol.Offer, r
 	})
 	result.sendErr = func() error {
 		defer expectation.Close()
-		outgoing, err := tcp.Dial(ctx, offer, streamHeader(1), tcp.DialOptions{Stall: stall})
+		outgoing, err := dial(ctx, offer, streamHeader(1), tcp.DialOptions{Stall: stall})
 		if err != nil {
 			return err
 		}
@@ -284,7 +284,7 @@ func TestSecrets(t *testing.T) {
 			defer expectation.Close()
 			offer := expectation.Offer()
 			offer.Secret[7] ^= 1
-			_, err := tcp.Dial(ctx, offer, streamHeader(1), tcp.DialOptions{})
+			_, err := dial(ctx, offer, streamHeader(1), tcp.DialOptions{})
 			requireKind(t, protocol.Transient, err)
 			require.ErrorContains(t, err, "the secret is not one that is expected here")
 			// The right one is still good.
@@ -294,7 +294,7 @@ func TestSecrets(t *testing.T) {
 			t.Parallel()
 			expectation := listener.Expect(stepRef(1))
 			pairFor(t, expectation, expectation.Offer(), time.Minute)
-			_, err := tcp.Dial(ctx, expectation.Offer(), streamHeader(1), tcp.DialOptions{})
+			_, err := dial(ctx, expectation.Offer(), streamHeader(1), tcp.DialOptions{})
 			require.ErrorContains(t, err, "the secret is not one that is expected here")
 			_, err = expectation.Accept(ctx)
 			require.ErrorContains(t, err, "accepted already")
@@ -304,7 +304,7 @@ func TestSecrets(t *testing.T) {
 			expectation := listener.Expect(stepRef(1))
 			expectation.Close()
 			expectation.Close()
-			_, err := tcp.Dial(ctx, expectation.Offer(), streamHeader(1), tcp.DialOptions{})
+			_, err := dial(ctx, expectation.Offer(), streamHeader(1), tcp.DialOptions{})
 			require.ErrorContains(t, err, "the secret is not one that is expected here")
 			_, err = expectation.Accept(ctx)
 			requireKind(t, protocol.Transient, err)
@@ -313,7 +313,7 @@ func TestSecrets(t *testing.T) {
 			t.Parallel()
 			expectation := listener.Expect(stepRef(2))
 			defer expectation.Close()
-			_, err := tcp.Dial(ctx, expectation.Offer(), streamHeader(1), tcp.DialOptions{})
+			_, err := dial(ctx, expectation.Offer(), streamHeader(1), tcp.DialOptions{})
 			requireKind(t, protocol.Permanent, err)
 			require.ErrorContains(t, err, "20261123t015322-x7k2q/2-0#1")
 		})
@@ -325,7 +325,7 @@ func TestSecrets(t *testing.T) {
 			_, err := expectation.Accept(short)
 			requireKind(t, protocol.Transient, err)
 			require.ErrorContains(t, err, "waiting for the sender to connect")
-			_, err = tcp.Dial(ctx, expectation.Offer(), streamHeader(1), tcp.DialOptions{})
+			_, err = dial(ctx, expectation.Offer(), streamHeader(1), tcp.DialOptions{})
 			require.ErrorContains(t, err, "the secret is not one that is expected here")
 		})
 	})
@@ -340,7 +340,7 @@ func TestManyClaimOneSecret(t *testing.T) {
 	accepted := make(chan *tcp.Outgoing, 16)
 	for range cap(accepted) {
 		dialing.Go(func() {
-			if outgoing, err := tcp.Dial(ctx, expectation.Offer(), streamHeader(1), tcp.DialOptions{}); err == nil {
+			if outgoing, err := dial(ctx, expectation.Offer(), streamHeader(1), tcp.DialOptions{}); err == nil {
 				accepted <- outgoing
 			}
 		})
@@ -359,7 +359,7 @@ func TestWrongFingerprint(t *testing.T) {
 	defer expectation.Close()
 	offer := expectation.Offer()
 	offer.Fingerprint[0] ^= 1
-	_, err := tcp.Dial(testContext(t), offer, streamHeader(1), tcp.DialOptions{})
+	_, err := dial(testContext(t), offer, streamHeader(1), tcp.DialOptions{})
 	requireKind(t, protocol.Transient, err)
 	require.ErrorContains(t, err, "not that of the offer")
 }
@@ -370,14 +370,14 @@ func TestPlainSenderAtTLSReceiverAndBack(t *testing.T) {
 	defer expectation.Close()
 	offer := expectation.Offer()
 	offer.TLS = false
-	_, err := tcp.Dial(testContext(t), offer, streamHeader(1), tcp.DialOptions{})
+	_, err := dial(testContext(t), offer, streamHeader(1), tcp.DialOptions{})
 	requireKind(t, protocol.Transient, err)
 
 	plain := listen(t, false).Expect(stepRef(1))
 	defer plain.Close()
 	offer = plain.Offer()
 	offer.TLS, offer.Fingerprint = true, make([]byte, 32)
-	_, err = tcp.Dial(testContext(t), offer, streamHeader(1), tcp.DialOptions{})
+	_, err = dial(testContext(t), offer, streamHeader(1), tcp.DialOptions{})
 	requireKind(t, protocol.Transient, err)
 	require.ErrorContains(t, err, "TLS handshake")
 }
@@ -478,7 +478,7 @@ func TestDialTriesAllAddresses(t *testing.T) {
 		pairFor(t, expectation, offer, time.Minute)
 
 		offer.Addresses = offer.Addresses[:2]
-		_, err := tcp.Dial(testContext(t), offer, streamHeader(1), tcp.DialOptions{})
+		_, err := dial(testContext(t), offer, streamHeader(1), tcp.DialOptions{})
 		requireKind(t, protocol.Transient, err)
 		require.ErrorContains(t, err, nobody)
 		require.ErrorContains(t, err, other.Addresses()[0])
@@ -495,7 +495,7 @@ func TestDialEndsWithItsContext(t *testing.T) {
 		cancel()
 		_, _ = io.Copy(io.Discard, from)
 	})
-	_, err := tcp.Dial(ctx, proxy.offer(expectation.Offer()), streamHeader(1), tcp.DialOptions{})
+	_, err := dial(ctx, proxy.offer(expectation.Offer()), streamHeader(1), tcp.DialOptions{})
 	requireKind(t, protocol.Cancelled, err)
 }
 
@@ -683,7 +683,7 @@ func TestCloseOfListenerEndsEverything(t *testing.T) {
 		listener, err := tcp.Listen(ctx, tcp.Config{Listen: "127.0.0.1:0", TLS: secure})
 		require.NoError(t, err)
 		delivered := listener.Expect(stepRef(1))
-		outgoing, err := tcp.Dial(ctx, delivered.Offer(), streamHeader(1), tcp.DialOptions{})
+		outgoing, err := dial(ctx, delivered.Offer(), streamHeader(1), tcp.DialOptions{})
 		require.NoError(t, err)
 		waiting := listener.Expect(stepRef(2))
 		var accepting sync.WaitGroup

@@ -42,11 +42,6 @@ type DialOptions struct {
 	Logger *slog.Logger
 }
 
-// Dial is as Dialer.Dial, over a new connection that serves one step.
-func Dial(ctx context.Context, offer protocol.Offer, header protocol.StreamHeader, opts DialOptions) (*Outgoing, error) {
-	return NewDialer(DialerOptions{MaxIdle: -1}).Dial(ctx, offer, header, opts)
-}
-
 // promisedStall is a sender's stall time within its bounds.
 func promisedStall(stall time.Duration) time.Duration {
 	if stall <= 0 {

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/worker/transport/tcp"
 )
 
@@ -50,4 +51,9 @@ func descriptors() int {
 		return 0
 	}
 	return len(entries)
+}
+
+// dial dials over a new connection that serves one step.
+func dial(ctx context.Context, offer protocol.Offer, header protocol.StreamHeader, options tcp.DialOptions) (*tcp.Outgoing, error) {
+	return tcp.NewDialer(tcp.DialerOptions{MaxIdle: -1}).Dial(ctx, offer, header, options)
 }

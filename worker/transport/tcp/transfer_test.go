@@ -60,7 +60,7 @@ func pair(t testing.TB, secure bool, stall time.Duration) (*tcp.Outgoing, *tcp.I
 func pairFor(t testing.TB, expectation *tcp.Expectation, offer protocol.Offer, stall time.Duration) (*tcp.Outgoing, *tcp.Incoming) {
 	t.Helper()
 	ctx := testContext(t)
-	outgoing, err := tcp.Dial(ctx, offer, streamHeader(1), tcp.DialOptions{Stall: stall})
+	outgoing, err := dial(ctx, offer, streamHeader(1), tcp.DialOptions{Stall: stall})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = outgoing.Close() })
 	incoming, err := expectation.Accept(ctx)
