@@ -339,7 +339,7 @@ func (t *try) copyToPool(ctx context.Context, r *receiving, way incoming) (int64
 	}
 	limit := t.worker.limitOf(bandwidth.Recv, t.item)
 	defer limit.Release()
-	options := transport.CopyOptions{Stall: t.item.Deadlines.Stall.Std(), Limit: limit.Wait}
+	options := transport.CopyOptions{Stall: t.item.Deadlines.Stall.Std(), Limit: limit}
 	var bytes int64
 	var copyError, recvError error
 	group := errgroup.Group{}

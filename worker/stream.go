@@ -242,7 +242,7 @@ func (s *sharedStream) start(ctx context.Context, deliveries []*delivery) map[si
 }
 
 func (s *sharedStream) options() transport.CopyOptions {
-	return transport.CopyOptions{Stall: s.claim.item.Deadlines.Stall.Std(), Limit: s.limit.Wait}
+	return transport.CopyOptions{Stall: s.claim.item.Deadlines.Stall.Std(), Limit: s.limit}
 }
 
 func (c *copying) run(to sink, from io.Reader, options transport.CopyOptions) {

@@ -25,12 +25,30 @@ type CopyOptions struct {
 	// Bytes, where it is not nil, is increased by the bytes of the stream as they move, so that others can watch the
 	// copy without slowing it.
 	Bytes *atomic.Int64
-	// Limit, where it is not nil, is called before bytes of the stream are moved, with their number, and returns when they
-	// may. Its error, which it must give soon after ctx has ended, ends the copy. The wait is no standstill. It is called
-	// from one goroutine at a time, also where the bytes are spliced; it may be called with more than one second's worth.
-	Limit func(ctx context.Context, bytes int) error
+	// Limit, where it is not nil, bounds how fast the bytes move, on the wire and also where they are spliced.
+	Limit Limit
 	// Finish, where it is not nil, is called by the sender's side once the reader is at its end, and says whether what was
 	// read is the whole stream: an error aborts it. It is for readers whose end does not say so, as the pipe from a child
 	// that may have died. It must be bounded by itself. The receiver's side does not use it.
 	Finish func() error
 }
+
+// Limit bounds how fast bytes move. It may change at any time.
+type Limit interface {
+	// Wait is called before bytes of the stream are moved, with their number, and returns when they may. Its error, which it
+	// must give soon after ctx has ended, ends the copy. The wait is no standstill. A copy calls it from one goroutine at a
+	// time; it may call it with more than one second's worth.
+	Wait(ctx context.Context, bytes int) error
+	// Limited says whether Wait may have to wait now. It is asked before each piece that moves: where there is nothing to
+	// wait for, pieces are as large as is best for speed, and otherwise small enough that the peer sees them move.
+	Limited() bool
+}
+
+// LimitFunc is a Limit that always may have to wait.
+type LimitFunc func(ctx context.Context, bytes int) error
+
+// Wait calls f.
+func (f LimitFunc) Wait(ctx context.Context, bytes int) error { return f(ctx, bytes) }
+
+// Limited is true.
+func (f LimitFunc) Limited() bool { return true }

@@ -32,13 +32,13 @@ func (m *meter) add(n int) {
 }
 
 // limit waits until n bytes may be moved.
-func (m *meter) limit(ctx context.Context, limit func(context.Context, int) error, n int) error {
-	if limit == nil {
+func (m *meter) limit(ctx context.Context, limit transport.Limit, n int) error {
+	if limit == nil || !limit.Limited() {
 		return nil
 	}
 	m.waiting.Store(true)
 	defer m.waiting.Store(false)
-	if err := limit(ctx, n); err != nil {
+	if err := limit.Wait(ctx, n); err != nil {
 		return fmt.Errorf("waiting for the bandwidth limit: %w", err)
 	}
 	m.stirred.Add(1)

@@ -519,9 +519,9 @@ func TestLimitsAreAskedForEveryByte(t *testing.T) {
 		}
 	}
 	r := s.receiver(s.store(), 0)
-	results := r.taking(t.Context(), nil, transport.CopyOptions{Limit: counting(&in)})
+	results := r.taking(t.Context(), nil, transport.CopyOptions{Limit: transport.LimitFunc(counting(&in))})
 	outgoing := s.call(stream, r)
-	_, err := stream.CopyFrom(t.Context(), bytes.NewReader(sent), transport.CopyOptions{Limit: counting(&out)})
+	_, err := stream.CopyFrom(t.Context(), bytes.NewReader(sent), transport.CopyOptions{Limit: transport.LimitFunc(counting(&out))})
 	require.NoError(t, err)
 	_, err = outgoing.Confirmation(t.Context())
 	require.NoError(t, err)
@@ -541,7 +541,7 @@ func TestLimitsAreAskedForEveryByte(t *testing.T) {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
-	_, err = stream.CopyFrom(ctx, bytes.NewReader(sent), transport.CopyOptions{Idle: time.Millisecond, Limit: forever})
+	_, err = stream.CopyFrom(ctx, bytes.NewReader(sent), transport.CopyOptions{Idle: time.Millisecond, Limit: transport.LimitFunc(forever)})
 	require.Error(t, err)
 	require.Equal(t, protocol.Cancelled, protocol.KindOf(err, protocol.Transient), "the wait for a limit is no standstill: %v", err)
 	require.Error(t, result(t, results).copied)

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 )
 
 const (
@@ -41,11 +42,12 @@ type fetcher struct {
 	request      uint64 // counts the requests: answers to earlier ones are not ours any more
 	size         int    // of a batch in bytes, as the connection takes it
 	stall        time.Duration
-	limit        func(ctx context.Context, bytes int) error
+	limit        transport.Limit // nil: none
+	meter        *meter
 }
 
-func (s *Store) newFetcher(stall time.Duration, limit func(context.Context, int) error) (*fetcher, error) {
-	f := &fetcher{store: s, inbox: s.conn.NewInbox(), size: firstBatch, stall: stall, limit: limit}
+func (s *Store) newFetcher(stall time.Duration, limit transport.Limit, m *meter) (*fetcher, error) {
+	f := &fetcher{store: s, inbox: s.conn.NewInbox(), size: firstBatch, stall: stall, limit: limit, meter: m}
 	var err error
 	if f.subscription, err = s.conn.SubscribeSync(f.inbox + ".*"); err != nil {
 		return nil, err
@@ -82,16 +84,18 @@ func (f *fetcher) chunks(ctx context.Context, segment protocol.StoredSegment) ([
 	last := time.Now()
 	for try := 0; len(chunks) < int(segment.Count); {
 		batch := int(min(segment.Size-size, uint64(f.size))) //nolint:gosec // at most wholeBatch
-		if f.limit != nil && allowed <= 0 {
-			batch = min(batch, limitedBatch)
-			if err := f.limit(ctx, max(batch, 1)); err != nil {
-				return nil, err
+		if f.limit != nil && f.limit.Limited() {
+			if allowed <= 0 {
+				batch = min(batch, limitedBatch)
+				if err := f.meter.limit(ctx, f.limit, max(batch, 1)); err != nil {
+					return nil, err
+				}
+				last = time.Now()
+				allowed += batch
 			}
-			last = time.Now()
-			allowed += batch
-		}
-		if f.limit != nil {
 			batch = allowed
+		} else {
+			allowed = batch
 		}
 		got, err := f.batch(ctx, batchRequest{
 			Subject: protocol.ObjectChunksSubject(segment.Chunks), Sequence: next,

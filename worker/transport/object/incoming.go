@@ -281,11 +281,7 @@ func (in *Incoming) write(ctx context.Context, w io.Writer, m *meter, fetched <-
 func (in *Incoming) fetch(
 	ctx context.Context, stall time.Duration, opts transport.CopyOptions, m *meter, fetched chan<- [][]byte,
 ) error {
-	var limit func(context.Context, int) error
-	if opts.Limit != nil {
-		limit = func(ctx context.Context, n int) error { return m.limit(ctx, opts.Limit, n) }
-	}
-	fetcher, err := in.store.newFetcher(stall, limit)
+	fetcher, err := in.store.newFetcher(stall, opts.Limit, m)
 	if err != nil {
 		return err
 	}

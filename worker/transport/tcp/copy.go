@@ -40,8 +40,9 @@ func idleOf(o transport.CopyOptions, stall time.Duration) time.Duration {
 type meter struct {
 	moved   atomic.Int64
 	visible *atomic.Int64
-	limit   func(bytes int) error // nil: none
-	held    atomic.Bool           // a limit is being waited for
+	limit   transport.Limit // nil: none
+	copying context.Context //nolint:containedctx // the copy's, for the limit
+	held    atomic.Bool     // a limit is being waited for
 }
 
 func (m *meter) add(n int64) {
@@ -52,15 +53,13 @@ func (m *meter) add(n int64) {
 }
 
 // limitBy makes each coming piece wait for limit, which is told that the copy is over by ctx.
-func (m *meter) limitBy(ctx context.Context, limit func(ctx context.Context, bytes int) error) {
-	if limit != nil {
-		m.limit = func(bytes int) error { return limit(ctx, bytes) }
-	}
-}
+func (m *meter) limitBy(ctx context.Context, limit transport.Limit) { m.copying, m.limit = ctx, limit }
+
+func (m *meter) limited() bool { return m.limit != nil && m.limit.Limited() }
 
 // piece is how many of n bytes are to be moved at once.
 func (m *meter) piece(n int) int {
-	if m.limit == nil {
+	if !m.limited() {
 		return n
 	}
 	return min(n, limitedPiece)
@@ -68,12 +67,12 @@ func (m *meter) piece(n int) int {
 
 // pace waits until a piece of n bytes may move.
 func (m *meter) pace(n int) error {
-	if m.limit == nil {
+	if !m.limited() {
 		return nil
 	}
 	m.held.Store(true)
 	defer m.held.Store(false)
-	if err := m.limit(n); err != nil {
+	if err := m.limit.Wait(m.copying, n); err != nil {
 		return &limitError{err: err}
 	}
 	return nil

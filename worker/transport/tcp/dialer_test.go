@@ -557,11 +557,11 @@ func TestLimitIsAskedForEachPiece(t *testing.T) {
 				}
 				var receiving sync.WaitGroup
 				receiving.Go(func() {
-					if _, err := incoming.CopyTo(testContext(t), writer, transport.CopyOptions{Limit: limit(1)}); err != nil {
+					if _, err := incoming.CopyTo(testContext(t), writer, transport.CopyOptions{Limit: transport.LimitFunc(limit(1))}); err != nil {
 						t.Error(err)
 					}
 				})
-				_, err := outgoing.CopyFrom(testContext(t), reader, transport.CopyOptions{Limit: limit(0)})
+				_, err := outgoing.CopyFrom(testContext(t), reader, transport.CopyOptions{Limit: transport.LimitFunc(limit(0))})
 				require.NoError(t, err)
 				receiving.Wait()
 				require.True(t, bytes.Equal(sent, finish()))
@@ -575,7 +575,7 @@ func TestLimitIsAskedForEachPiece(t *testing.T) {
 func TestLimitsErrorEndsTheCopy(t *testing.T) {
 	t.Parallel()
 	gone := protocol.Failf(protocol.Permanent, "the limit is gone")
-	failing := transport.CopyOptions{Limit: func(context.Context, int) error { return gone }}
+	failing := transport.CopyOptions{Limit: transport.LimitFunc(func(context.Context, int) error { return gone })}
 	bothModes(t, func(t *testing.T, secure bool) {
 		t.Helper()
 		for name, opts := range map[string][2]transport.CopyOptions{"sender": {failing, {}}, "receiver": {{}, failing}} {

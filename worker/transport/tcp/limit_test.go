@@ -34,7 +34,7 @@ func TestWaitingForBandwidthIsNoStandstill(t *testing.T) {
 				sent := bytes.Repeat([]byte("x"), 3*limitedPiece+1)
 				here, there := net.Pipe()
 				outgoing, incoming := pipeOutgoing(here, time.Minute), pipeIncoming(there, time.Minute)
-				limited := transport.CopyOptions{Stall: time.Minute, Idle: 10 * time.Minute, Limit: hourly}
+				limited := transport.CopyOptions{Stall: time.Minute, Idle: 10 * time.Minute, Limit: transport.LimitFunc(hourly)}
 				patient := transport.CopyOptions{Stall: time.Minute, Idle: 24 * time.Hour}
 				sending, receiving := patient, limited
 				if sender {
@@ -68,7 +68,7 @@ func TestWaitForBandwidthEndsWithTheCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
 		outgoing := pipeOutgoing(here, time.Minute)
-		_, err := outgoing.CopyFrom(t.Context(), neverEnding{}, transport.CopyOptions{Limit: never})
+		_, err := outgoing.CopyFrom(t.Context(), neverEnding{}, transport.CopyOptions{Limit: transport.LimitFunc(never)})
 		requireTransient(t, err, "no sign of life for 1m0s")
 		require.NoError(t, there.Close())
 	})
@@ -79,7 +79,7 @@ func TestWaitForBandwidthEndsWithTheCopy(t *testing.T) {
 		defer cancel()
 		var sending sync.WaitGroup
 		sending.Go(func() { _, _ = outgoing.CopyFrom(ctx, neverEnding{}, transport.CopyOptions{}) })
-		_, err := incoming.CopyTo(ctx, &bytes.Buffer{}, transport.CopyOptions{Idle: time.Minute, Limit: never})
+		_, err := incoming.CopyTo(ctx, &bytes.Buffer{}, transport.CopyOptions{Idle: time.Minute, Limit: transport.LimitFunc(never)})
 		requireTransient(t, err, "receiving the stream")
 		require.NoError(t, incoming.Close())
 		sending.Wait()
