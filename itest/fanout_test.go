@@ -205,7 +205,7 @@ func (c *crowd) oneIsKilledAndOneIsSlow(transport protocol.Transport) {
 	job.Replication.FanOut.Lag = protocol.Duration(300 * time.Millisecond)
 	c.Submit(job)
 	bravo, charlie := c.targets[0], c.targets[1]
-	charlie.host.Bandwidth = worker.Bandwidth{Recv: protocol.BandwidthLimit{Default: 4 << 20}}
+	charlie.host.Bandwidth = worker.Bandwidth{Recv: protocol.BandwidthLimit{Default: 512 << 10}}
 	c.startTargets()
 	c.snapshot(1, size)
 	reached := bravo.stop.Stop(testfleet.Point{Match: isRecv, After: false})
