@@ -29,15 +29,17 @@ func TestRealHostsWithoutARoute(t *testing.T) {
 	var reasons []string
 	decoder := json.NewDecoder(strings.NewReader(f.must("events", "-o", "json")))
 	for decoder.More() {
-		var event struct {
-			Kind string
-			Path *struct{ Transport, Reason string }
+		var record struct {
+			Event struct {
+				Kind string
+				Path *struct{ Transport, Reason string }
+			}
 		}
-		require.NoError(t, decoder.Decode(&event))
-		if event.Kind == "connected" {
-			require.NotNil(t, event.Path)
-			require.Equal(t, "object", event.Path.Transport)
-			reasons = append(reasons, event.Path.Reason)
+		require.NoError(t, decoder.Decode(&record))
+		if record.Event.Kind == "connected" {
+			require.NotNil(t, record.Event.Path)
+			require.Equal(t, "object", record.Event.Path.Transport)
+			reasons = append(reasons, record.Event.Path.Reason)
 		}
 	}
 	require.Len(t, reasons, 2, "one step each run")

@@ -179,7 +179,7 @@ func (t *try) beDialled(ctx context.Context, header protocol.StreamHeader, _ *sh
 	callContext, cancel := context.WithTimeout(ctx, options.Patience+callGrace)
 	defer cancel()
 	if err := protocol.PlaceCall(callContext, t.worker.config.Conn, t.item.Offer.Subject, call); err != nil {
-		return nil, fmt.Errorf("asking the receiver to connect to %s: %w: %w", strings.Join(back.Addresses, ", "), err, tcp.ErrUnreachable)
+		return nil, &unreachableError{fmt.Errorf("asking the receiver to connect to %s: %w", strings.Join(back.Addresses, ", "), err)}
 	}
 	connection, err := expectation.Accept(callContext)
 	if err != nil {
@@ -187,6 +187,13 @@ func (t *try) beDialled(ctx context.Context, header protocol.StreamHeader, _ *sh
 	}
 	return routeOf(connection), nil
 }
+
+// unreachableError is why the receiver does not reach the sender. It is tcp.ErrUnreachable, as what the sender finds itself.
+type unreachableError struct{ reason error }
+
+func (e *unreachableError) Error() string        { return e.reason.Error() }
+func (e *unreachableError) Unwrap() error        { return e.reason }
+func (e *unreachableError) Is(target error) bool { return target == tcp.ErrUnreachable }
 
 func routeOf(connection *tcp.Outgoing) *route {
 	peer := connection.Peer()

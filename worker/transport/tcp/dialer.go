@@ -103,7 +103,7 @@ func (d *Dialer) Prepare(ctx context.Context, offer protocol.Offer, opts DialOpt
 	a.introduce = func(l *link) error { return ask(l, opening) }
 	link, err := d.dialNew(ctx, a)
 	if err != nil {
-		return transient("connecting to the receiver ahead", err)
+		return transient("connecting to the receiver", err)
 	}
 	link.handOver()
 	return nil
