@@ -28,11 +28,11 @@ func (m *machine) takeGroup(ready []*task) (group, left []*task) {
 	return group, left
 }
 
-// shareable tells whether the task's next step may be one of a group's: it begins at the beginning of its stream, and has
-// not failed in a group.
+// shareable tells whether the task's next step may be one of a group's: it begins at the beginning of its stream, has not
+// failed in a group, and its target is not one that groups have to go without.
 func (m *machine) shareable(t *task) bool {
 	step := t.Steps[t.Next]
-	return m.plan.Spec.Replication.FanOut.Enabled && !t.Alone && !step.Resume &&
+	return m.plan.Spec.Replication.FanOut.Enabled && !t.Alone && !m.late[t.Target] && !step.Resume &&
 		m.item(t).Transport != protocol.TransportLocal
 }
 
@@ -70,7 +70,7 @@ func (m *machine) gather(group string, now time.Time) []action {
 	}
 	var actions []action
 	for _, t := range late {
-		t.Group = ""
+		t.Group, m.late[t.Target] = "", true
 		actions = append(actions, saveTask{t})
 	}
 	return append(actions, m.send(ready, now)...)

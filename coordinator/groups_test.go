@@ -116,6 +116,40 @@ func TestALateReceiverGoesAlone(t *testing.T) {
 	require.Equal(t, []protocol.Host{"bravo"}, receivers(items[0]))
 }
 
+func TestNobodyWaitsTwiceForATargetThatIsLate(t *testing.T) {
+	t.Parallel()
+	m := machineOf(fanOutJob(), 3, "tank")
+	wait := m.plan.Spec.Replication.FanOut.Wait.Std()
+	now := start
+	// next lets the next step of all three begin, and all but bravo be ready at once.
+	next := func() []protocol.WorkItem {
+		m.advance(now)
+		items := append(m.offer(m.tasks[1], now), m.offer(m.tasks[2], now)...)
+		now = now.Add(wait)
+		return append(items, published(m.advance(now))...)
+	}
+	finish := func() {
+		for _, task := range m.tasks {
+			m.apply(m.event(task, protocol.EventDone), now)
+		}
+	}
+	require.Len(t, next(), 1)
+	require.Len(t, m.offer(m.tasks[0], now), 1, "late, and alone")
+	finish()
+
+	m.advance(now)
+	m.offer(m.tasks[1], now)
+	items := m.offer(m.tasks[2], now)
+	require.Len(t, items, 1, "the two do not wait")
+	require.Equal(t, []protocol.Host{"charlie", "delta"}, receivers(items[0]))
+	require.Len(t, m.offer(m.tasks[0], now.Add(time.Second)), 1, "in time, but not expected to be")
+	finish()
+
+	m.advance(now)
+	m.offer(m.tasks[1], now)
+	require.Empty(t, m.offer(m.tasks[2], now), "bravo was quick the last time, and is waited for again")
+}
+
 func TestAReceiverThatIsNotAtTheBeginningGoesAlone(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*protocol.Offer){

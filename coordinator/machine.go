@@ -17,6 +17,8 @@ import (
 type machine struct {
 	plan  protocol.Plan
 	tasks []*task
+	// late are the targets that the last group with them had to go without: nobody waits for them until they are quick again.
+	late map[int]bool
 	// jitter gives a number in [0, 1), to spread retries.
 	jitter func() float64
 }
@@ -31,6 +33,8 @@ type task struct {
 	claimed bool
 	// seen is the last sign of life of the current try.
 	seen time.Time
+	// begun is when the current try was.
+	begun time.Time
 	// offer is the receiver's for the current try, and offered is when it came. A task that is offering and has one waits for
 	// the others of its group.
 	offer   *protocol.Offer
@@ -80,7 +84,7 @@ const (
 
 // newMachine makes a machine from a plan and its tasks, in order of their numbers.
 func newMachine(p protocol.Plan, tasks []protocol.Task, now time.Time, jitter func() float64) *machine {
-	m := &machine{plan: p, jitter: jitter}
+	m := &machine{plan: p, late: map[int]bool{}, jitter: jitter}
 	byName := map[string]*task{}
 	key := func(target int, filesystem string) string { return fmt.Sprintf("%d %s", target, filesystem) }
 	for _, record := range tasks {
@@ -249,7 +253,7 @@ func (m *machine) start(group []*task, now time.Time) []action {
 	var actions []action
 	for _, t := range group {
 		t.Attempt++
-		t.Group, t.claimed, t.offer, t.seen, t.Updated = "", false, nil, now, now
+		t.Group, t.claimed, t.offer, t.begun, t.seen, t.Updated = "", false, nil, now, now, now
 		if len(group) > 1 {
 			t.Group = group[0].ref().String()
 		}
@@ -349,6 +353,9 @@ func (m *machine) offered(t *task, e protocol.Event, now time.Time) []action {
 		}, now)
 	}
 	t.offer, t.offered = e.Offer, now
+	if !t.begun.IsZero() && now.Sub(t.begun) < m.plan.Spec.Replication.FanOut.Wait.Std() {
+		delete(m.late, t.Target)
+	}
 	if e.Offer.HasTo || e.Offer.ResumeToken != "" {
 		// What this receiver needs is not what the others need.
 		return append(m.leaveGroup(t, now), m.send([]*task{t}, now)...)
