@@ -9,8 +9,12 @@ import (
 	"time"
 )
 
-// IdleFactor is the default of CopyOptions.Idle in stall times.
-const IdleFactor = 10
+const (
+	// IdleFactor is the default of CopyOptions.Idle in stall times.
+	IdleFactor = 10
+	// MinStall is the least stall and idle time: below it, scheduling alone would look like a dead peer.
+	MinStall = 10 * time.Millisecond
+)
 
 // CopyOptions bound a copy and make it visible.
 type CopyOptions struct {
@@ -31,6 +35,14 @@ type CopyOptions struct {
 	// read is the whole stream: an error aborts it. It is for readers whose end does not say so, as the pipe from a child
 	// that may have died. It must be bounded by itself. The receiver's side does not use it.
 	Finish func() error
+}
+
+// IdleTime is Idle, or its default for a copy with the given stall time.
+func (o CopyOptions) IdleTime(stall time.Duration) time.Duration {
+	if o.Idle <= 0 {
+		return IdleFactor * stall
+	}
+	return max(o.Idle, MinStall)
 }
 
 // Limit bounds how fast bytes move. It may change at any time.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 )
 
 var (
@@ -82,7 +83,7 @@ func (b *Broadcast) Run(ctx context.Context) error {
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(interrupted)
-		interrupt(b.source)
+		transport.InterruptRead(b.source)
 	})
 	b.begin(cancel)
 	err := b.copy(ctx)
@@ -259,16 +260,6 @@ func (b *Broadcast) forget(r *Reader) {
 	signal(b.room)
 	if len(b.readers) == 0 && b.abandon != nil {
 		b.abandon(ErrNoReaders)
-	}
-}
-
-// interrupt makes a blocked Read return: by a read deadline where there are any, otherwise by closing the reader.
-func interrupt(r io.Reader) {
-	if limited, ok := r.(interface{ SetReadDeadline(t time.Time) error }); ok && limited.SetReadDeadline(time.Unix(1, 0)) == nil {
-		return
-	}
-	if closer, ok := r.(io.Closer); ok {
-		_ = closer.Close() // the broadcast has failed already, for a better reason
 	}
 }
 

@@ -6,12 +6,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/worker/transport"
 )
 
@@ -50,35 +48,14 @@ func (m *meter) watch(ctx context.Context, idle time.Duration, cancel context.Ca
 	ctx, end := context.WithCancel(ctx)
 	var watching sync.WaitGroup
 	watching.Go(func() {
-		ticker := time.NewTicker(max(idle/4, time.Millisecond))
-		defer ticker.Stop()
-		for before, still := m.stirred.Load(), 0; ; {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-			}
-			if now := m.stirred.Load(); now != before || m.waiting.Load() {
-				before, still = now, 0
-				continue
-			}
-			if still++; still > 4 {
-				cancel(protocol.Failf(protocol.Transient, "no byte of the stream moved for %s though the peer is alive", idle))
-				return
-			}
+		if standstill := transport.WatchIdle(ctx, idle, m.stirred.Load, m.waiting.Load); standstill != nil {
+			cancel(standstill)
 		}
 	})
 	return func() {
 		end()
 		watching.Wait()
 	}
-}
-
-func idleOf(o transport.CopyOptions, stall time.Duration) time.Duration {
-	if o.Idle <= 0 {
-		return transport.IdleFactor * stall
-	}
-	return max(o.Idle, minStall)
 }
 
 // onEnd calls interrupt when ctx ends. The returned function makes sure that it is not called any more, nor running.
@@ -92,36 +69,6 @@ func onEnd(ctx context.Context, interrupt func()) (stop func()) {
 		if !cancel() {
 			<-done
 		}
-	}
-}
-
-// aLongTimeAgo is a deadline that has passed.
-var aLongTimeAgo = time.Unix(1, 0)
-
-// interruptRead makes a blocked Read return: by a read deadline where there are any, otherwise by closing the reader.
-func interruptRead(r io.Reader) {
-	if limited, ok := r.(interface{ SetReadDeadline(t time.Time) error }); ok && limited.SetReadDeadline(aLongTimeAgo) == nil {
-		return
-	}
-	closeAfterAll(r)
-}
-
-// interruptWrite makes a blocked Write return, as interruptRead does for a Read.
-func interruptWrite(w io.Writer) {
-	if filed, ok := w.(interface{ File() *os.File }); ok {
-		if file := filed.File(); file != nil && file.SetWriteDeadline(aLongTimeAgo) == nil {
-			return
-		}
-	}
-	if limited, ok := w.(interface{ SetWriteDeadline(t time.Time) error }); ok && limited.SetWriteDeadline(aLongTimeAgo) == nil {
-		return
-	}
-	closeAfterAll(w)
-}
-
-func closeAfterAll(end any) {
-	if closer, ok := end.(io.Closer); ok {
-		_ = closer.Close() // the copy has failed already, for a better reason
 	}
 }
 
@@ -143,19 +90,4 @@ func readFull(ctx context.Context, r io.Reader, buffer []byte) (int, error) {
 		}
 	}
 	return filled, nil
-}
-
-// transient is err with what was being done when it came up, as a failure that is worth another try unless err says
-// otherwise.
-func transient(doing string, err error) *protocol.Failure {
-	return protocol.AsFailure(fmt.Errorf("%s: %w", doing, err), protocol.Transient)
-}
-
-func cutFailure(failure *protocol.Failure) *protocol.Failure {
-	if failure == nil || len(failure.Message) <= maxReason {
-		return failure
-	}
-	short := *failure
-	short.Message = failure.Message[:maxReason] + " …"
-	return &short
 }

@@ -76,7 +76,7 @@ func (s *Store) Receive(
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, transient("receiving stream "+name.String(), context.Cause(ctx))
+		return nil, transport.Transient("receiving stream "+name.String(), context.Cause(ctx))
 	}
 	in := &Incoming{
 		store: s, header: call.Header, objects: *call.Objects, name: name, stall: stallOr(call.Objects.Stall, 0),
@@ -213,8 +213,8 @@ func (in *Incoming) CopyTo(ctx context.Context, w io.Writer, opts transport.Copy
 	in.mu.Lock()
 	in.life = time.Now()
 	in.mu.Unlock()
-	stopWatch := m.watch(ctx, idleOf(opts, stall), cancel)
-	stopInterrupt := onEnd(ctx, func() { interruptWrite(w) })
+	stopWatch := m.watch(ctx, opts.IdleTime(stall), cancel)
+	stopInterrupt := onEnd(ctx, func() { transport.InterruptWrite(w) })
 	fetched := make(chan [][]byte)
 	var fetching sync.WaitGroup
 	var fetchError error
@@ -253,7 +253,7 @@ func (in *Incoming) CopyTo(ctx context.Context, w io.Writer, opts transport.Copy
 	case errors.As(err, &said):
 		return moved, said.failure
 	default:
-		return moved, transient("receiving the stream", err)
+		return moved, transport.Transient("receiving the stream", err)
 	}
 }
 
@@ -405,7 +405,7 @@ func (in *Incoming) Confirm(ctx context.Context, conf protocol.Confirmation) err
 		return protocol.Failf(protocol.Permanent,
 			"step %s: a stream that was not completely received cannot be confirmed", in.header.Ref)
 	}
-	conf.Failure = cutFailure(conf.Failure)
+	conf.Failure = transport.CutFailure(conf.Failure)
 	in.mu.Lock()
 	if in.confirmation != nil {
 		in.mu.Unlock()
@@ -427,7 +427,7 @@ func (in *Incoming) Confirm(ctx context.Context, conf protocol.Confirmation) err
 	case <-in.sender.Done():
 		var err error // none where both have failed
 		if good {
-			err = transient(doing, in.givenUp())
+			err = transport.Transient(doing, in.givenUp())
 		}
 		return err
 	case <-patience.C:
@@ -435,7 +435,7 @@ func (in *Incoming) Confirm(ctx context.Context, conf protocol.Confirmation) err
 	case <-in.closing.Done():
 		return protocol.Failf(protocol.Transient, "%s: closed before the sender said that it knows", doing)
 	case <-ctx.Done():
-		return transient(doing, context.Cause(ctx))
+		return transport.Transient(doing, context.Cause(ctx))
 	}
 }
 

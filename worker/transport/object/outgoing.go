@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 )
 
 // Outgoing is one receiver of a stream. Its methods can be used concurrently with each other and the stream's.
@@ -61,10 +62,10 @@ func (st *Stream) Call(ctx context.Context, offer protocol.Offer, header protoco
 	st.receivers = append(st.receivers, o)
 	st.mu.Unlock()
 	if err := o.ask(ctx, call); err != nil {
-		err := transient(doing, err)
+		err := transport.Transient(doing, err)
 		st.mu.Lock()
 		defer st.mu.Unlock()
-		o.over, o.failure = true, cutFailure(err)
+		o.over, o.failure = true, transport.CutFailure(err)
 		o.tell() //nolint:contextcheck // it may have answered, and the answer got lost
 		for i := range st.receivers {
 			if st.receivers[i] == o {
@@ -126,7 +127,7 @@ func (o *Outgoing) Confirmation(ctx context.Context) (protocol.Confirmation, err
 	select {
 	case <-o.done:
 	case <-ctx.Done():
-		err := transient("waiting for the receiver's confirmation", context.Cause(ctx))
+		err := transport.Transient("waiting for the receiver's confirmation", context.Cause(ctx))
 		o.finish(err)
 		return protocol.Confirmation{}, err
 	}
@@ -142,7 +143,7 @@ func (o *Outgoing) Confirmation(ctx context.Context) (protocol.Confirmation, err
 func (o *Outgoing) outcome() error {
 	switch {
 	case o.failure != nil:
-		return transient("waiting for the receiver's confirmation", o.failure)
+		return transport.Transient("waiting for the receiver's confirmation", o.failure)
 	case o.confirmation.Failure != nil:
 		return o.confirmation.Failure
 	}
@@ -181,7 +182,7 @@ func (o *Outgoing) finish(failure *protocol.Failure) bool {
 	if o.over {
 		return false
 	}
-	o.failure = cutFailure(failure)
+	o.failure = transport.CutFailure(failure)
 	o.conclude()
 	return true
 }

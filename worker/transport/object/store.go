@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 )
 
 const (
@@ -25,8 +26,6 @@ const (
 	maxLife      = time.Second            // the longest time between signs of life
 	firstAnswer  = 3 * time.Second        // how long an answer of NATS is waited for at first
 	lastWords    = 5 * time.Second        // how long the other side is waited for once nothing depends on it any more
-	minStall     = 10 * time.Millisecond  // a shorter stall time is taken for this
-	maxReason    = 16 << 10               // length of a failure's message: what is longer is cut
 	firstBackoff = 20 * time.Millisecond  // before the second try of what NATS refused
 	lastBackoff  = 500 * time.Millisecond // between later tries
 )
@@ -112,7 +111,7 @@ func stallOr(stall, otherwise time.Duration) time.Duration {
 	if stall <= 0 {
 		stall = otherwise
 	}
-	return max(stall, minStall)
+	return max(stall, transport.MinStall)
 }
 
 func loggerOr(logger *slog.Logger) *slog.Logger {
@@ -124,7 +123,7 @@ func loggerOr(logger *slog.Logger) *slog.Logger {
 
 // patience is how long NATS is waited for at the given try, counted from 0.
 func (s *Store) patience(try int, stall time.Duration) time.Duration {
-	return max(min(s.answer<<min(try, 10), stall), minStall)
+	return max(min(s.answer<<min(try, 10), stall), transport.MinStall)
 }
 
 // backoff is the time between the given try, counted from 0, and the next.

@@ -110,19 +110,19 @@ func (s *Store) Send(ctx context.Context, options StreamOptions) (*Stream, error
 	st.window = max(st.window, 2*st.segment)
 	var err error
 	if st.bucket, err = s.stream(ctx); err != nil {
-		return nil, transient(doing, err)
+		return nil, transport.Transient(doing, err)
 	}
 	chunks := int(st.segment)/max(s.chunkSize(), 1) + 2
 	st.publisher, err = jetstream.New(s.conn,
 		jetstream.WithPublishAsyncTimeout(st.stallTime()), jetstream.WithPublishAsyncMaxPending(3*chunks))
 	if err != nil {
-		return nil, transient(doing, err)
+		return nil, transport.Transient(doing, err)
 	}
 	if err := st.begin(ctx, options.Refs); err != nil {
-		return nil, transient(doing, err)
+		return nil, transport.Transient(doing, err)
 	}
 	if st.subscription, err = s.conn.ChanSubscribe(st.subject, st.messages); err != nil {
-		return nil, transient(doing, err)
+		return nil, transport.Transient(doing, err)
 	}
 	st.closing, st.close = context.WithCancel(context.Background())
 	st.running.Go(st.converse)
@@ -198,14 +198,14 @@ func (st *Stream) CopyFrom(ctx context.Context, r io.Reader, opts transport.Copy
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	st.meter.visible = opts.Bytes
-	stopWatch := st.meter.watch(ctx, idleOf(opts, st.stallTime()), cancel)
+	stopWatch := st.meter.watch(ctx, opts.IdleTime(st.stallTime()), cancel)
 	var lonely sync.WaitGroup
 	lonely.Go(func() {
 		if st.until(ctx, st.deserted) == nil {
 			cancel(errNoReceiver)
 		}
 	})
-	stopInterrupt := onEnd(ctx, func() { interruptRead(r) })
+	stopInterrupt := onEnd(ctx, func() { transport.InterruptRead(r) })
 
 	err := st.copy(ctx, r, opts, cancel)
 	cause := context.Cause(ctx)
@@ -401,7 +401,7 @@ func (st *Stream) persist(ctx context.Context, segment *segment) (uint64, error)
 			return 0, protocol.StreamsError(doing, err)
 		}
 		if !pause(ctx, backoff(try)) {
-			return 0, transient(doing, context.Cause(ctx))
+			return 0, transport.Transient(doing, context.Cause(ctx))
 		}
 		removing, cancel := context.WithTimeout(ctx, st.store.patience(try, st.stallTime()))
 		if protocol.RemoveSegment(removing, st.bucket, segment.name) == nil {
@@ -423,11 +423,11 @@ func (st *Stream) giveUp(ctx context.Context, err, cause error) error {
 	var inner *readError
 	switch {
 	case cause != nil:
-		failure = transient("sending the stream", cause)
+		failure = transport.Transient("sending the stream", cause)
 	case errors.As(err, &inner):
 		failure = fmt.Errorf("reading the stream to send: %w", inner.err)
 	default:
-		failure = transient("sending the stream", err)
+		failure = transport.Transient("sending the stream", err)
 	}
 	// A copy that was cancelled has told the receivers so, and leaves them the time to hear it.
 	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(lastWords, st.stallTime()))
@@ -456,7 +456,7 @@ func (st *Stream) desertion() error {
 			last = o
 		}
 	}
-	return transient(errNoReceiver.Error()+"; the last one failed", last.outcome())
+	return transport.Transient(errNoReceiver.Error()+"; the last one failed", last.outcome())
 }
 
 func (st *Stream) all() []*Outgoing {

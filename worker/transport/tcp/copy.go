@@ -4,14 +4,12 @@ package tcp
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/worker/transport"
 )
 
@@ -26,14 +24,7 @@ func stallOr(o transport.CopyOptions, otherwise time.Duration) time.Duration {
 	if o.Stall <= 0 {
 		return otherwise
 	}
-	return max(o.Stall, minStall)
-}
-
-func idleOf(o transport.CopyOptions, stall time.Duration) time.Duration {
-	if o.Idle <= 0 {
-		return transport.IdleFactor * stall
-	}
-	return max(o.Idle, minStall)
+	return max(o.Stall, transport.MinStall)
 }
 
 // meter counts the bytes of one copy, and makes them wait for its limit.
@@ -104,22 +95,8 @@ func watch(
 	})
 	var watching sync.WaitGroup
 	watching.Go(func() {
-		ticker := time.NewTicker(max(idle/4, time.Millisecond))
-		defer ticker.Stop()
-		for before, still := m.moved.Load(), 0; ; {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-			}
-			if now := m.moved.Load(); now != before || m.held.Load() {
-				before, still = now, 0
-				continue
-			}
-			if still++; still > 4 {
-				cancel(protocol.Failf(protocol.Transient, "no byte of the stream moved for %s though the peer is alive", idle))
-				return
-			}
+		if standstill := transport.WatchIdle(ctx, idle, m.moved.Load, m.held.Load); standstill != nil {
+			cancel(standstill)
 		}
 	})
 	return ctx, func() error {
@@ -169,43 +146,5 @@ func newSource(r io.Reader) source {
 	return source{Reader: r}
 }
 
-// interrupt makes a blocked Read return: by a read deadline where there are any, otherwise by closing the reader.
-func (s source) interrupt() {
-	if limited, ok := s.Reader.(interface{ SetReadDeadline(t time.Time) error }); ok && limited.SetReadDeadline(aLongTimeAgo) == nil {
-		return
-	}
-	if closer, ok := s.Reader.(io.Closer); ok {
-		_ = closer.Close() // the copy has failed already, for a better reason
-	}
-}
-
-// fileOf is the file behind a writer, or nil if there is none.
-func fileOf(w io.Writer) *os.File {
-	switch w := w.(type) {
-	case *os.File:
-		return w
-	case interface{ File() *os.File }:
-		return w.File()
-	default:
-		return nil
-	}
-}
-
-// interruptWriter makes a blocked Write return, as source.interrupt does for a Read. file is that behind w, or nil.
-func interruptWriter(w io.Writer, file *os.File) {
-	if file != nil && file.SetWriteDeadline(aLongTimeAgo) == nil {
-		return
-	}
-	if limited, ok := w.(interface{ SetWriteDeadline(t time.Time) error }); ok && limited.SetWriteDeadline(aLongTimeAgo) == nil {
-		return
-	}
-	if closer, ok := w.(io.Closer); ok {
-		_ = closer.Close() // the copy has failed already, for a better reason
-	}
-}
-
-// transient is err with what was being done when it came up, as a failure that is worth another try unless err says
-// otherwise.
-func transient(doing string, err error) *protocol.Failure {
-	return protocol.AsFailure(fmt.Errorf("%s: %w", doing, err), protocol.Transient)
-}
+// interrupt makes a blocked Read return.
+func (s source) interrupt() { transport.InterruptRead(s.Reader) }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 )
 
 const (
@@ -47,7 +48,7 @@ func promisedStall(stall time.Duration) time.Duration {
 	if stall <= 0 {
 		stall = DefaultStall
 	}
-	return min(max(stall, minStall), maxPromise)
+	return min(max(stall, transport.MinStall), maxPromise)
 }
 
 // approach is what one Dial, DialSender or Prepare wants.

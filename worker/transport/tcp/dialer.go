@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 )
 
 // defaultMaxIdle is how many free connections to one worker are kept where nothing else is said.
@@ -82,7 +83,7 @@ func (d *Dialer) Dial(ctx context.Context, offer protocol.Offer, header protocol
 	a.introduce = func(l *link) error { return ask(l, opening) }
 	link, err := d.find(ctx, a)
 	if err != nil {
-		return nil, transient(doing, err)
+		return nil, transport.Transient(doing, err)
 	}
 	return newOutgoing(link, stall), nil //nolint:contextcheck // the connection outlives the dialing
 }
@@ -103,7 +104,7 @@ func (d *Dialer) Prepare(ctx context.Context, offer protocol.Offer, opts DialOpt
 	a.introduce = func(l *link) error { return ask(l, opening) }
 	link, err := d.dialNew(ctx, a)
 	if err != nil {
-		return transient("connecting to the receiver", err)
+		return transport.Transient("connecting to the receiver", err)
 	}
 	link.handOver()
 	return nil
@@ -136,7 +137,7 @@ func (d *Dialer) DialSender(ctx context.Context, back protocol.DialBack, ref pro
 	}
 	link, err := d.find(ctx, a)
 	if err != nil {
-		return nil, transient(doing, err)
+		return nil, transport.Transient(doing, err)
 	}
 	link.peer.Reverse = true
 	return newIncoming(link, header, stall), nil //nolint:contextcheck // the connection outlives the dialing

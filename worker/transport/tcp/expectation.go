@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 )
 
 var (
@@ -99,7 +100,7 @@ func (m *meeting[S]) accept(ctx context.Context) (S, error) {
 	if m.taken {
 		return none, protocol.Failf(protocol.Permanent, "step %s: the %s's connection was accepted already", m.ref, m.peer)
 	}
-	return none, transient(fmt.Sprintf("step %s: waiting for the %s to connect to %v", m.ref, m.peer, m.listener.addresses), m.err)
+	return none, transport.Transient(fmt.Sprintf("step %s: waiting for the %s to connect to %v", m.ref, m.peer, m.listener.addresses), m.err)
 }
 
 func (m *meeting[S]) end(reason error) {
@@ -182,7 +183,7 @@ func (e *Expectation) meet(link *link, guard func() bool) error {
 	m := &e.meeting
 	header, stall, err := readHeader(link)
 	if err != nil {
-		return transient("reading the stream's header", err)
+		return transport.Transient("reading the stream's header", err)
 	}
 	if header.Ref != m.ref {
 		return protocol.Failf(protocol.Permanent, "the secret is that of step %s, and the header names step %s", m.ref, header.Ref)
@@ -191,7 +192,7 @@ func (e *Expectation) meet(link *link, guard func() bool) error {
 		return errUnexpected()
 	}
 	if err := link.write(frame(frameAccept, nil)); err != nil {
-		err = transient("accepting the sender of step "+m.ref.String(), err)
+		err = transport.Transient("accepting the sender of step "+m.ref.String(), err)
 		m.end(err)
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 )
 
 // frameType is the first byte of a frame. The values of both roles differ, so that a connection that talks to itself is
@@ -37,7 +38,6 @@ const (
 	checkSize       = 4       // the CRC-32C at the end of each frame but data
 	maxData         = 1 << 20 // payload of a data frame
 	maxMessage      = 1 << 16 // payload of a frame that holds a msgpack message
-	maxReason       = 1 << 14 // length of a failure's message: what is longer is cut
 
 	helloMagic   = "ZFLEET"
 	helloVersion = 2
@@ -161,16 +161,7 @@ func messageFrame(t frameType, message any) ([]byte, error) {
 
 // failureFrame is a frame that holds a failure, its message cut to what a frame can hold.
 func failureFrame(t frameType, failure *protocol.Failure) ([]byte, error) {
-	return messageFrame(t, cutFailure(failure))
-}
-
-func cutFailure(failure *protocol.Failure) *protocol.Failure {
-	if failure == nil || len(failure.Message) <= maxReason {
-		return failure
-	}
-	short := *failure
-	short.Message = failure.Message[:maxReason] + " …"
-	return &short
+	return messageFrame(t, transport.CutFailure(failure))
 }
 
 // decodeFailure reads a failure frame's payload.
@@ -280,8 +271,8 @@ func headerFrame(header protocol.StreamHeader, stall time.Duration) ([]byte, err
 func parseHeader(payload []byte) (protocol.StreamHeader, time.Duration, error) {
 	var header protocol.StreamHeader
 	stall := time.Duration(binary.BigEndian.Uint32(payload)) * time.Millisecond
-	if stall < minStall || stall > maxPromise {
-		return header, 0, frameErrorf("the header has a stall time of %s: it must be between %s and %s", stall, minStall, maxPromise)
+	if stall < transport.MinStall || stall > maxPromise {
+		return header, 0, frameErrorf("the header has a stall time of %s: it must be between %s and %s", stall, transport.MinStall, maxPromise)
 	}
 	if err := protocol.Decode(payload[promiseSize:], &header); err != nil {
 		return header, 0, err

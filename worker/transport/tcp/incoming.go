@@ -53,10 +53,10 @@ func (c *Incoming) CopyTo(ctx context.Context, w io.Writer, opts transport.CopyO
 	stall := stallOr(opts, DefaultStall)
 	c.link.socket.expectLife(stall)
 	m := &meter{visible: opts.Bytes}
-	file := fileOf(w)
-	copying, stop := watch(ctx, context.Background(), m, idleOf(opts, stall), func(cause error) {
+	file := transport.FileOf(w)
+	copying, stop := watch(ctx, context.Background(), m, opts.IdleTime(stall), func(cause error) {
 		c.link.socket.stopReading(cause)
-		interruptWriter(w, file)
+		transport.InterruptWrite(w)
 	})
 	m.limitBy(copying, opts.Limit)
 	err := c.receive(w, file, m)
@@ -67,7 +67,7 @@ func (c *Incoming) CopyTo(ctx context.Context, w io.Writer, opts transport.CopyO
 		return moved, nil
 	}
 	if cause != nil {
-		return moved, transient("receiving the stream", cause)
+		return moved, transport.Transient("receiving the stream", cause)
 	}
 	var inner *writeError
 	var said *abortError
@@ -80,7 +80,7 @@ func (c *Incoming) CopyTo(ctx context.Context, w io.Writer, opts transport.CopyO
 		return moved, protocol.Failf(protocol.Transient,
 			"receiving the stream: the sender's connection ended after %d bytes, before the stream was complete: %w", moved, err)
 	default:
-		return moved, transient("receiving the stream", err)
+		return moved, transport.Transient("receiving the stream", err)
 	}
 }
 
@@ -190,7 +190,7 @@ func (c *Incoming) Confirm(ctx context.Context, conf protocol.Confirmation) erro
 		return protocol.Failf(protocol.Permanent, "step %s: a stream that was not completely received cannot be confirmed", c.header.Ref)
 	}
 	good := conf.Failure == nil
-	conf.Failure = cutFailure(conf.Failure)
+	conf.Failure = transport.CutFailure(conf.Failure)
 	whole, err := messageFrame(frameConfirm, conf)
 	if err != nil {
 		return fmt.Errorf("step %s: confirming: %w", c.header.Ref, err)
@@ -202,7 +202,7 @@ func (c *Incoming) Confirm(ctx context.Context, conf protocol.Confirmation) erro
 		err = c.link.sayLast(ctx, whole)
 	}
 	if err != nil {
-		return transient("confirming step "+c.header.Ref.String(), err)
+		return transport.Transient("confirming step "+c.header.Ref.String(), err)
 	}
 	if done {
 		c.link.handOver()

@@ -15,8 +15,6 @@ import (
 const (
 	// DefaultStall is the stall time where none is given.
 	DefaultStall = time.Minute
-	// minStall is the least stall time: below it, scheduling alone would look like a dead peer.
-	minStall = 10 * time.Millisecond
 	// lastWords bounds how long a side that gives up tries to tell the peer why, and how long one that has said its last
 	// waits for the peer to have read it. Where the stall time is less, it is that.
 	lastWords = 5 * time.Second

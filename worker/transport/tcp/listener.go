@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker/transport"
 )
 
 const (
@@ -321,7 +322,7 @@ func helloError(err error) error {
 	if errors.As(err, &version) {
 		return protocol.Failf(protocol.Permanent, "%w", version)
 	}
-	return transient("reading the caller's hello", err)
+	return transport.Transient("reading the caller's hello", err)
 }
 
 func errUnexpected() error {

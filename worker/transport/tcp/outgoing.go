@@ -95,7 +95,7 @@ func (o *Outgoing) CopyFrom(ctx context.Context, r io.Reader, opts transport.Cop
 	}
 	from := newSource(r)
 	m := &meter{visible: opts.Bytes}
-	copying, stop := watch(ctx, o.listening, m, idleOf(opts, stall), func(error) {
+	copying, stop := watch(ctx, o.listening, m, opts.IdleTime(stall), func(error) {
 		o.link.socket.stopWriting()
 		from.interrupt()
 	})
@@ -137,11 +137,11 @@ func (o *Outgoing) giveUp(ctx context.Context, err, cause error) error {
 	var limit *limitError
 	switch {
 	case cause != nil:
-		failure = transient("sending the stream", cause)
+		failure = transport.Transient("sending the stream", cause)
 	case errors.As(err, &inner):
 		failure = fmt.Errorf("reading the stream to send: %w", inner.err)
 	default:
-		failure = transient("sending the stream", err)
+		failure = transport.Transient("sending the stream", err)
 	}
 	ours := o.listening.Err() == nil && (cause != nil || inner != nil || errors.As(err, &limit))
 	if !ours || o.abort(protocol.AsFailure(failure, protocol.Transient)) {
@@ -154,7 +154,7 @@ func (o *Outgoing) giveUp(ctx context.Context, err, cause error) error {
 	if o.confirmation.Failure != nil {
 		return o.confirmation.Failure
 	}
-	return transient("sending the stream", errEarlyConfirmation)
+	return transport.Transient("sending the stream", errEarlyConfirmation)
 }
 
 // Abort tells the receiver that there will be no stream, and why, and closes the connection. It is for a sender that
@@ -229,7 +229,7 @@ func (o *Outgoing) Confirmation(ctx context.Context) (protocol.Confirmation, err
 	case <-o.stopped:
 	case <-ctx.Done():
 		_ = o.Close() // the connection is given up
-		return protocol.Confirmation{}, transient("waiting for the receiver's confirmation", context.Cause(ctx))
+		return protocol.Confirmation{}, transport.Transient("waiting for the receiver's confirmation", context.Cause(ctx))
 	}
 	cause := context.Cause(o.listening) //nolint:contextcheck // of the connection
 	if o.ended && errors.Is(cause, errConfirmed) && o.confirmation.Failure == nil {
@@ -239,11 +239,11 @@ func (o *Outgoing) Confirmation(ctx context.Context) (protocol.Confirmation, err
 	_ = o.Close() // the receiver waits for this as the sign that it was heard
 	switch {
 	case !errors.Is(cause, errConfirmed):
-		return protocol.Confirmation{}, transient("waiting for the receiver's confirmation", cause)
+		return protocol.Confirmation{}, transport.Transient("waiting for the receiver's confirmation", cause)
 	case o.confirmation.Failure != nil:
 		return o.confirmation, o.confirmation.Failure
 	default:
-		return protocol.Confirmation{}, transient("waiting for the receiver's confirmation", errEarlyConfirmation)
+		return protocol.Confirmation{}, transport.Transient("waiting for the receiver's confirmation", errEarlyConfirmation)
 	}
 }
 
