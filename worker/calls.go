@@ -4,16 +4,17 @@ package worker
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nuid"
 
 	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/worker/transport"
@@ -50,7 +51,7 @@ func (t *try) listen() (*doorbell, error) {
 	w := t.worker
 	d := &doorbell{try: t, expectation: w.listener.Expect(t.item.Ref), messages: make(chan *nats.Msg, callsPending)}
 	d.offer = d.expectation.Offer()
-	d.offer.Subject = protocol.StreamSubject(w.config.Host, nuid.Next())
+	d.offer.Subject = protocol.StreamSubject(w.config.Host, strings.ToLower(rand.Text()))
 	d.offer.Compressions = []protocol.Compression{protocol.CompressionZstd}
 	var err error
 	if d.calls, err = w.config.Conn.ChanSubscribe(d.offer.Subject, d.messages); err != nil {
