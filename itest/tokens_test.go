@@ -44,6 +44,12 @@ func tokenScenarios() map[string]scenario {
 		"compressed, and the step is not": {
 			send: of("-L", "-c", "-e"), job: func(job *protocol.Job) { job.Send.Compressed = false }, refused: "of a compressed send",
 		},
+		"compressed, and the step is not, through the object store": {
+			send: of("-L", "-c", "-e"), refused: "of a compressed send",
+			job: func(job *protocol.Job) {
+				job.Send.Compressed, job.Replication.Transport = false, protocol.TransportObject
+			},
+		},
 		"not compressed, and the step is": {send: of("-L", "-e"), refused: "this is a compressed send"},
 		"embedded data, and the step has none": {
 			send: of("-L", "-c", "-e"), job: func(job *protocol.Job) { job.Send.EmbeddedData = false },
