@@ -5,6 +5,7 @@ package zfs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 )
@@ -88,6 +89,9 @@ func (s *System) Pipe(ctx context.Context, send ValidSend, recv RecvArgs, option
 	}
 	// The file is asked for first, so that the progress is from the beginning that of a stream that nobody counts.
 	file := stream.File()
+	if file == nil {
+		return Progress{}, errors.Join(fmt.Errorf("zfs send into zfs recv: %w", context.Cause(ctx)), stream.Close())
+	}
 	if options.Watch != nil {
 		options.Watch(stream.Progress)
 	}

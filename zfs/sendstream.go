@@ -138,15 +138,19 @@ func (s *SendStream) current() sendState {
 
 // File hands out the read end of the pipe, to be given to zfs recv or to be spliced without a copy through this process;
 // Read is refused from then on, and Wait says how zfs send ended. Giving the file to [System.Recv] gives it away. It is
-// nil once the stream has ended, was handed out, or is closed.
+// nil once the stream has ended, was handed out, or is closed, and once the context has ended.
 //
-// Who reads the file must be stopped before Close is called: as long as it is open anywhere, a zfs send that is blocked on
-// the full pipe can not end.
+// From then on the context's end kills zfs send, but does not close the file, which may be on its way to another process at
+// that moment. Who reads the file must be stopped before Close is called: as long as it is open anywhere, a zfs send that is
+// blocked on the full pipe can not end.
 func (s *SendStream) File() *os.File {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state != sendStreaming {
 		return nil
+	}
+	if !s.stopWatching() {
+		return nil // it is being closed
 	}
 	s.state, s.handed = sendHanded, true
 	return s.reader

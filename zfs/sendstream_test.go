@@ -291,3 +291,33 @@ func TestSendStreamErrorIsOneLine(t *testing.T) {
 	require.NotContains(t, err.Error(), "\n")
 	require.Error(t, stream.Close())
 }
+
+// The file may be on its way to another process when the context ends: it must not be closed under that one's hands.
+func TestSendStreamFileAndTheEndOfTheContext(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(deadline(t))
+	stream := startShell(t, ctx, "exec yes")
+	file := stream.File()
+	require.NotNil(t, file)
+	cancel()
+	_, err := io.Copy(io.Discard, file)
+	require.NoError(t, err, "the file is open, and at its end once zfs send was killed")
+	require.ErrorIs(t, stream.Wait(), context.Canceled)
+	require.NoError(t, file.Close())
+	require.ErrorIs(t, stream.Close(), context.Canceled, "it had ended before")
+
+	ended, end := context.WithCancel(deadline(t))
+	late := startShell(t, ended, "exec yes")
+	end()
+	require.Nil(t, late.File())
+	require.NoError(t, late.Close())
+}
+
+func TestPipeAfterTheEndOfTheContext(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancelCause(deadline(t))
+	pair := shellPair{send: "exec yes", recv: "exec cat >/dev/null"}
+	cancel(errors.New("enough"))
+	_, err := New(pair).Pipe(ctx, validSend(t), RecvArgs{Dataset: "pool/x"}, PipeOptions{})
+	require.ErrorContains(t, err, "enough")
+}
