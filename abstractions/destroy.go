@@ -151,30 +151,3 @@ func SupersededV1(all []Abstraction, id protocol.JobID) (superseded, needed []Ab
 	}
 	return superseded, needed
 }
-
-// MigratedV1 is the result of migrating cursors of v1.
-type MigratedV1 struct {
-	// Destroyed are the cursors of v1 that were superseded; with a dry run, those that would go.
-	Destroyed []Destroyed
-	// Needed are those that stay, because no cursor supersedes them yet: replicate the filesystem once, and migrate again.
-	Needed []Abstraction
-	// Errors are those of the listing.
-	Errors []error
-}
-
-// MigrateV1 destroys cursors of v1 wherever a cursor of the JobID supersedes them. The query names filesystems; its kinds and
-// createtxg range are not looked at. A dry run changes nothing.
-func (m *Manager) MigrateV1(ctx context.Context, query Query, id protocol.JobID, dryRun bool) MigratedV1 {
-	query.Kinds, query.JobID, query.CreateTXG = []Kind{Cursor, CursorV1}, id, TXGRange{}
-	all, failures := m.ListAll(ctx, query)
-	superseded, needed := SupersededV1(all, id)
-	result := MigratedV1{Needed: needed, Errors: failures}
-	if !dryRun {
-		result.Destroyed = m.Destroy(ctx, superseded)
-		return result
-	}
-	for _, abstraction := range superseded {
-		result.Destroyed = append(result.Destroyed, Destroyed{Abstraction: abstraction})
-	}
-	return result
-}

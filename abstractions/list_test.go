@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/zfleet/zfleet/abstractions"
+	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/zfs"
 	"github.com/zfleet/zfleet/zfs/zfsfake"
 )
@@ -317,7 +318,7 @@ func TestListStale(t *testing.T) {
 	require.Equal(t, []string{`step-hold tank/d@a tag "zrepl_STEP_J_prod.bravo"`}, texts(stale))
 }
 
-func TestMigrateV1(t *testing.T) {
+func TestSupersededV1(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	const v1 = "#zrepl_replication_cursor"
@@ -327,23 +328,27 @@ func TestMigrateV1(t *testing.T) {
 	a, b := h.snapshot("a"), h.snapshot("b")
 	h.zfs("bookmark", filesystem+"@b", filesystem+v1)
 	h.zfs("bookmark", filesystem+"@a", filesystem+cursorOf(a, job))
+	look := func(id protocol.JobID) (superseded, needed []abstractions.Abstraction) {
+		all, failures := h.manager.ListAll(t.Context(), abstractions.Query{
+			Kinds: []abstractions.Kind{abstractions.Cursor, abstractions.CursorV1}, JobID: id,
+		})
+		require.Empty(t, failures)
+		return abstractions.SupersededV1(all, id)
+	}
 
-	result := h.manager.MigrateV1(t.Context(), abstractions.Query{}, job, false)
-	require.Empty(t, result.Errors)
-	require.Empty(t, result.Destroyed)
-	require.Len(t, result.Needed, 2, "no cursor is as new")
+	superseded, needed := look(job)
+	require.Empty(t, superseded)
+	require.Len(t, needed, 2, "no cursor is as new")
 
 	h.zfs("bookmark", filesystem+"@b", filesystem+cursorOf(b, job))
-	result = h.manager.MigrateV1(t.Context(), abstractions.Query{}, otherJob, false)
-	require.Empty(t, result.Destroyed, "another job's cursor does not count")
+	superseded, _ = look(otherJob)
+	require.Empty(t, superseded, "another job's cursor does not count")
 
-	for _, dryRun := range []bool{true, false} {
-		require.Contains(t, h.kept(), v1)
-		result = h.manager.MigrateV1(t.Context(), abstractions.Query{}, job, dryRun)
-		require.Len(t, result.Destroyed, 1)
-		require.NoError(t, result.Destroyed[0].Err)
-		require.Equal(t, filesystem+v1, result.Destroyed[0].Abstraction.FullName())
-		require.Equal(t, []string{"cursor-v1 tank/e#zrepl_replication_cursor"}, texts(result.Needed))
+	superseded, needed = look(job)
+	require.Equal(t, []string{"cursor-v1 " + filesystem + v1}, texts(superseded))
+	require.Equal(t, []string{"cursor-v1 tank/e" + v1}, texts(needed))
+	for _, destroyed := range h.manager.Destroy(t.Context(), superseded) {
+		require.NoError(t, destroyed.Err)
 	}
 	require.NotContains(t, h.kept(), v1)
 	require.Contains(t, h.kept(), cursorOf(b, job))

@@ -282,10 +282,13 @@ func TestRealDestroy(t *testing.T) {
 	h.zfs("bookmark", dataset+"@a", dataset+cursorOf(step.To, job))
 	h.zfs("bookmark", dataset+"@a", dataset+"#mine")
 
-	migrated := h.manager.MigrateV1(t.Context(), abstractions.Query{Roots: []string{h.pool}}, job, false)
-	require.Empty(t, migrated.Errors)
-	require.Len(t, migrated.Destroyed, 1)
-	require.NoError(t, migrated.Destroyed[0].Err)
+	all, failures := h.manager.ListAll(t.Context(), abstractions.Query{
+		Roots: []string{h.pool}, Kinds: []abstractions.Kind{abstractions.Cursor, abstractions.CursorV1},
+	})
+	require.Empty(t, failures)
+	superseded, _ := abstractions.SupersededV1(all, job)
+	require.Len(t, superseded, 1)
+	require.NoError(t, h.manager.Destroy(t.Context(), superseded)[0].Err)
 
 	found, failures := h.manager.ListAll(t.Context(), abstractions.Query{Roots: []string{h.pool}})
 	require.Empty(t, failures)
