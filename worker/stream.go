@@ -21,9 +21,6 @@ import (
 	"github.com/zfleet/zfleet/zfs"
 )
 
-// shareWindow is how much of a stream that several ways share is kept in memory for the slower ones.
-const shareWindow = 32 << 20
-
 // delivery is a stream's way to one receiver, and what is known of both.
 type delivery struct {
 	*try
@@ -224,7 +221,7 @@ func (s *sharedStream) start(ctx context.Context, deliveries []*delivery) map[si
 		}
 		return copies
 	}
-	shared := broadcast.New(s.source, shareWindow, s.claim.item.Delivery.FanOut.Lag.Std())
+	shared := broadcast.New(s.source, s.claim.worker.config.ShareWindow, s.claim.item.Delivery.FanOut.Lag.Std())
 	for to, c := range copies {
 		reader := shared.Reader()
 		s.copying.Go(func() {

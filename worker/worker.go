@@ -41,6 +41,8 @@ type Config struct {
 	Bandwidth Bandwidth
 	// CompressionThreads is how many threads compress one stream; 0 is half the CPUs, and at least 1.
 	CompressionThreads int
+	// ShareWindow is how much of a stream that several ways share is kept in memory for the slower ones, in bytes; 0 is 32 MiB.
+	ShareWindow int
 	// AckWait is how long a claim outlives a worker that died; 0 is the protocol's default. It must be the same for all
 	// workers of a host.
 	AckWait time.Duration
@@ -76,7 +78,10 @@ type Worker struct {
 	started     time.Time
 }
 
-const defaultSlots = 4
+const (
+	defaultSlots       = 4
+	defaultShareWindow = 32 << 20
+)
 
 // New makes a worker; Run runs it. The error is of kind Usage, for a configuration that cannot work.
 func New(config Config) (*Worker, error) {
@@ -94,6 +99,9 @@ func New(config Config) (*Worker, error) {
 	}
 	if config.Slots.Recv == 0 {
 		config.Slots.Recv = defaultSlots
+	}
+	if config.ShareWindow <= 0 {
+		config.ShareWindow = defaultShareWindow
 	}
 	if config.AckWait <= 0 {
 		config.AckWait = protocol.DefaultAckWait

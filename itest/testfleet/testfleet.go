@@ -164,6 +164,8 @@ type Host struct {
 	Advertise []string
 	// Bandwidth bounds the host's transfers.
 	Bandwidth worker.Bandwidth
+	// ShareWindow is the worker's.
+	ShareWindow int
 }
 
 // AckWait is how long a claim outlives a killed worker.
@@ -184,7 +186,7 @@ func (f *Fleet) StartWorker(host Host) *Process {
 			Data: tcp.Config{
 				Listen: "127.0.0.1:0", Advertise: host.Advertise, TLS: !host.PlainTCP, Logger: f.logger,
 			},
-			Bandwidth: host.Bandwidth, Policy: host.Policy, AckWait: AckWait, Logger: f.logger, TracerProvider: f.TracerProvider,
+			Bandwidth: host.Bandwidth, ShareWindow: host.ShareWindow, Policy: host.Policy, AckWait: AckWait, Logger: f.logger, TracerProvider: f.TracerProvider,
 		})
 		if err != nil {
 			return err
