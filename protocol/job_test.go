@@ -2,6 +2,7 @@ package protocol_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -289,7 +290,8 @@ func arbitraryJob(t *rapid.T) protocol.Job {
 	duration := rapid.Custom(func(t *rapid.T) protocol.Duration {
 		return protocol.Duration(rapid.Int64Range(1, 1<<62).Draw(t, "duration"))
 	})
-	text := rapid.StringMatching(`[ -~]{0,12}`)
+	// goccy/go-yaml, with which the test writes files, does not quote what begins with the indicator of a mapping key.
+	text := rapid.StringMatching(`[ -~]{0,12}`).Filter(func(s string) bool { return s != "?" && !strings.HasPrefix(s, "? ") })
 	job.Name = rapid.StringMatching(`[a-zA-Z0-9][a-zA-Z0-9_.:-]{0,20}`).Draw(t, "job")
 	job.Source.Host = "source"
 	job.Source.Filesystems = protocol.Filter(rapid.MapOfN(name, rapid.Bool(), 0, 5).Draw(t, "filter"))
