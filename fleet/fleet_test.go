@@ -14,7 +14,7 @@ import (
 	"github.com/zfleet/zfleet/protocol"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.ClientLeak()) }
 
 // scripted is a fleet whose coordinator and workers are played by the test.
 type scripted struct {

@@ -21,7 +21,7 @@ import (
 	"github.com/zfleet/zfleet/zfs/zfsfake"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.ClientLeak()) }
 
 var updateGolden = flag.Bool("update", false, "write the golden files anew")
 

@@ -16,12 +16,13 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/zfleet/zfleet/itest/testfleet"
+	"github.com/zfleet/zfleet/natsserver/natstest"
 	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/zfs"
 	"github.com/zfleet/zfleet/zfs/zfsfake"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.ClientLeak()) }
 
 const (
 	runs = 200

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/zfleet/zfleet/natsserver/natstest"
 	"github.com/zfleet/zfleet/protocol"
 )
 
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, natstest.ClientLeak())
 }
 
 // TestWaysWork measures every way with a small stream, so that the benchmark is there when somebody wants it.

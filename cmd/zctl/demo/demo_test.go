@@ -12,10 +12,11 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/zfleet/zfleet/cmd/zctl/progress"
+	"github.com/zfleet/zfleet/natsserver/natstest"
 	"github.com/zfleet/zfleet/zfs/zfstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.ClientLeak()) }
 
 func playOnce(t *testing.T, filePools bool) (string, error) {
 	t.Helper()
