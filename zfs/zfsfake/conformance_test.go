@@ -346,7 +346,7 @@ func (s *session) print(out *strings.Builder, words []string, output string, res
 	}
 	for line := range strings.Lines(stderr) {
 		if words[1] == "send" && sendReport.MatchString(line) {
-			continue // how many there are depends on how fast the machine is
+			continue // whether a thread of zfs send comes to print them depends on how fast the machine is
 		}
 		fmt.Fprintln(out, strings.TrimRight("! "+s.replace(words, strings.TrimSuffix(line, "\n"), false), " "))
 	}
@@ -366,7 +366,7 @@ var (
 	niceSize   = regexp.MustCompile(`size is [0-9.]+[BKMGTPE]?`)
 	anyExample = regexp.MustCompile(`\(eg\. .*\)`) // the first by the order of a hash
 	received   = regexp.MustCompile(`^received .* stream in .* seconds \(.*\)$`)
-	sendReport = regexp.MustCompile(`^[0-9]{2}:[0-9]{2}:[0-9]{2}[\t ]`)
+	sendReport = regexp.MustCompile(`^([0-9]{2}:[0-9]{2}:[0-9]{2}[\t ]|TIME  +SENT  +SNAPSHOT )`)
 	createdTXG = regexp.MustCompile(`^[0-9]+$`)
 )
 
