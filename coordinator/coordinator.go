@@ -31,6 +31,11 @@ type Config struct {
 	// CollectEvery is the time between two looks for what crashed steps have left in the object store; 0 is 3 minutes.
 	// CollectGrace is the least age of what is removed; 0 is 2 minutes.
 	CollectEvery, CollectGrace time.Duration
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+	// FailPoint is called before and after every durable action, with its name (FailPoints), and on the goroutine that acts. It is
+	// for tests, which kill the process there; nil in production.
+	FailPoint func(ctx context.Context, point string)
 	// Logger and TracerProvider may be nil: nothing is then logged or traced.
 	Logger         *slog.Logger
 	TracerProvider trace.TracerProvider
@@ -55,6 +60,12 @@ func New(config Config) *Coordinator {
 	}
 	if config.CollectGrace <= 0 {
 		config.CollectGrace = 2 * time.Minute
+	}
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	if config.FailPoint == nil {
+		config.FailPoint = func(context.Context, string) {}
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)

@@ -39,7 +39,9 @@ type Event struct {
 	Host Host      `msgpack:"host" json:"host"`
 	// Worker names the worker process.
 	Worker string `msgpack:"worker,omitempty" json:"worker,omitempty"`
-	// Delivery is how often the work item had been delivered when this happened, from 1.
+	// Item is the work item's sequence in its stream, and Delivery how often it had been delivered when this happened, from 1.
+	// Of two claims on one try, the one with the higher Item, and then the higher Delivery, supersedes the other.
+	Item     uint64    `msgpack:"item,omitempty" json:"item,omitempty"`
 	Delivery uint64    `msgpack:"delivery,omitempty" json:"delivery,omitempty"`
 	At       time.Time `msgpack:"at" json:"at"`
 

@@ -206,6 +206,8 @@ type Deadlines struct {
 	Stall Duration `msgpack:"stall" json:"stall" yaml:"stall"`
 	// Confirm is how long the receiver may take from the stream's end to its confirmation.
 	Confirm Duration `msgpack:"confirm" json:"confirm" yaml:"confirm"`
+	// Absent is how long a plan waits for a host that has no worker running.
+	Absent Duration `msgpack:"absent" json:"absent" yaml:"absent"`
 }
 
 var jobNamePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.:-]{0,62}$`)
@@ -323,6 +325,7 @@ func (j Job) validatePolicies() error {
 		{"offer", deadlines.Offer},
 		{"stall", deadlines.Stall},
 		{"confirm", deadlines.Confirm},
+		{"absent", deadlines.Absent},
 	} {
 		if deadline.value <= 0 {
 			return Usagef("job %s: replication.deadlines.%s is %s: use a positive duration", j.Name, deadline.name, deadline.value)

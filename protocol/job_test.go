@@ -39,7 +39,7 @@ replication:
   fan_out: {enabled: false, wait: 5s, lag: 6s}
   objects: {segment: 1MiB, window: 16MiB}
   concurrency: {steps: 7}
-  deadlines: {inventory: 1s, claim: 2m, offer: 3s, stall: 4s, confirm: 1h30m}
+  deadlines: {inventory: 1s, claim: 2m, offer: 3s, stall: 4s, confirm: 1h30m, absent: 7h}
   attempts: 3
 `
 
@@ -93,7 +93,7 @@ func TestParseJobReadsEveryField(t *testing.T) {
 			Deadlines: protocol.Deadlines{
 				Inventory: protocol.Duration(time.Second), Claim: protocol.Duration(2 * time.Minute),
 				Offer: protocol.Duration(3 * time.Second), Stall: protocol.Duration(4 * time.Second),
-				Confirm: protocol.Duration(90 * time.Minute),
+				Confirm: protocol.Duration(90 * time.Minute), Absent: protocol.Duration(7 * time.Hour),
 			},
 			Attempts: 3,
 		},
@@ -242,6 +242,7 @@ func TestValidateJob(t *testing.T) {
 		"replication.deadlines.offer is 0s":      func(j *protocol.Job) { j.Replication.Deadlines.Offer = 0 },
 		"replication.deadlines.stall is 0s":      func(j *protocol.Job) { j.Replication.Deadlines.Stall = 0 },
 		"replication.deadlines.confirm is -1ns":  func(j *protocol.Job) { j.Replication.Deadlines.Confirm = -1 },
+		"replication.deadlines.absent is 0s":     func(j *protocol.Job) { j.Replication.Deadlines.Absent = 0 },
 	} {
 		job := soundJob()
 		change(&job)
@@ -344,7 +345,7 @@ func arbitraryJob(t *rapid.T) protocol.Job {
 		Concurrency: protocol.Concurrency{Steps: rapid.IntRange(1, 1000).Draw(t, "steps")},
 		Deadlines: protocol.Deadlines{
 			Inventory: duration.Draw(t, "inventory"), Claim: duration.Draw(t, "claim"), Offer: duration.Draw(t, "offer"),
-			Stall: duration.Draw(t, "stall"), Confirm: duration.Draw(t, "confirm"),
+			Stall: duration.Draw(t, "stall"), Confirm: duration.Draw(t, "confirm"), Absent: duration.Draw(t, "absent"),
 		},
 		Attempts: rapid.IntRange(1, 1000).Draw(t, "attempts"),
 	}

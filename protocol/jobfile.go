@@ -34,6 +34,7 @@ func DefaultJob() Job {
 				Offer:     Duration(time.Minute),
 				Stall:     Duration(time.Minute),
 				Confirm:   Duration(10 * time.Minute),
+				Absent:    Duration(24 * time.Hour),
 			},
 			Attempts: 8,
 		},

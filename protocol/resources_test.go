@@ -282,7 +282,9 @@ func TestEventsAreDeduplicatedAndProgressIsBounded(t *testing.T) {
 	}
 	info, err := resources.Events.Info(ctx, jetstream.WithSubjectFilter(protocol.EventSubjectOfPlan("p")))
 	require.NoError(t, err)
-	require.Equal(t, map[string]uint64{"zfleet.event.p.0-0.claimed": 1, "zfleet.event.p.0-0.progress": 256}, info.State.Subjects)
+	require.Equal(t, map[string]uint64{
+		"zfleet.event.alpha.p.0-0.claimed": 1, "zfleet.event.alpha.p.0-0.progress": 256,
+	}, info.State.Subjects)
 	last, err := resources.Events.GetLastMsgForSubject(ctx, protocol.EventSubject(event))
 	require.NoError(t, err)
 	var latest protocol.Event
@@ -466,7 +468,7 @@ func TestPublishSaysWhatItCouldNotDo(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	_, err := protocol.PublishEvent(ctx, js, protocol.Event{Ref: protocol.StepRef{Plan: "p"}, Kind: protocol.EventDone})
-	require.ErrorContains(t, err, "publishing to zfleet.event.p.0-0.done")
+	require.ErrorContains(t, err, "publishing to zfleet.event.=.p.0-0.done")
 	require.Equal(t, protocol.Transient, protocol.KindOf(err, protocol.Usage))
 
 	cancelled, stop := context.WithCancel(t.Context())

@@ -55,15 +55,16 @@ func WorkConsumer(host Host, role Role) string {
 	return EscapeToken(string(host)) + "-" + EscapeToken(string(role))
 }
 
-// EventSubject is where the event is published: "zfleet.event.<plan>.<task>-<step>.<kind>".
+// EventSubject is where the event is published: "zfleet.event.<host>.<plan>.<task>-<step>.<kind>". The host comes first, so that
+// NATS can keep one host from speaking for another.
 func EventSubject(event Event) string {
-	return "zfleet.event." + EscapeToken(string(event.Ref.Plan)) + "." + event.Ref.StepToken() + "." +
-		EscapeToken(string(event.Kind))
+	return "zfleet.event." + EscapeToken(string(event.Host)) + "." + EscapeToken(string(event.Ref.Plan)) + "." +
+		event.Ref.StepToken() + "." + EscapeToken(string(event.Kind))
 }
 
 // EventSubjectOfPlan matches the subjects of all events of a plan.
 func EventSubjectOfPlan(plan PlanID) string {
-	return "zfleet.event." + EscapeToken(string(plan)) + ".>"
+	return "zfleet.event.*." + EscapeToken(string(plan)) + ".>"
 }
 
 // RPCSubject is where the host's workers answer requests for the verb.

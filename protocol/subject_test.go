@@ -13,12 +13,12 @@ import (
 
 func TestSubjects(t *testing.T) {
 	t.Parallel()
-	event := protocol.Event{Ref: protocol.StepRef{Plan: "20261123t015322-x", Task: 12, Step: 3, Attempt: 1}, Kind: protocol.EventDone}
+	event := protocol.Event{Host: "alpha", Ref: protocol.StepRef{Plan: "20261123t015322-x", Task: 12, Step: 3, Attempt: 1}, Kind: protocol.EventDone}
 	for subject, want := range map[string]string{
 		protocol.WorkSubject("alpha", protocol.RoleSend):      "zfleet.work.alpha.send",
 		protocol.WorkConsumer("alpha", protocol.RoleRecv):     "alpha-recv",
-		protocol.EventSubject(event):                          "zfleet.event.20261123t015322-x.12-3.done",
-		protocol.EventSubjectOfPlan("20261123t015322-x"):      "zfleet.event.20261123t015322-x.>",
+		protocol.EventSubject(event):                          "zfleet.event.alpha.20261123t015322-x.12-3.done",
+		protocol.EventSubjectOfPlan("20261123t015322-x"):      "zfleet.event.*.20261123t015322-x.>",
 		protocol.RPCSubject("alpha", protocol.VerbInventory):  "zfleet.rpc.alpha.inventory",
 		protocol.DeadLetterSubject("alpha"):                   "zfleet.deadletter.alpha",
 		protocol.DeadLetterSubject("a b"):                     "zfleet.deadletter.a=20b",
@@ -32,7 +32,7 @@ func TestSubjects(t *testing.T) {
 		protocol.CursorKey("prod", "prod.bravo", "tank/a b"):  "prod.prod=2Ebravo.tank/a=20b",
 		protocol.HostKey("alpha", "alpha.example:1"):          "alpha.alpha=2Eexample=3A1",
 		protocol.WorkSubject("*", ">"):                        "zfleet.work.=2A.=3E",
-		protocol.EventSubjectOfPlan(protocol.PlanID("a.b.*")): "zfleet.event.a=2Eb=2E=2A.>",
+		protocol.EventSubjectOfPlan(protocol.PlanID("a.b.*")): "zfleet.event.*.a=2Eb=2E=2A.>",
 	} {
 		require.Equal(t, want, subject)
 	}

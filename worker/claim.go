@@ -77,7 +77,7 @@ func (w *Worker) handle(ctx context.Context, role protocol.Role, message jetstre
 	c := &claim{message: message, worker: w, logger: w.logger}
 	metadata, err := message.Metadata()
 	if err == nil {
-		c.delivery = metadata.NumDelivered
+		c.sequence, c.delivery = metadata.Sequence.Stream, metadata.NumDelivered
 		err = protocol.ReadMessage(message.Headers(), message.Data(), &c.item)
 	}
 	if err == nil && (c.item.Host() != w.config.Host || c.item.Role != role) {
@@ -104,11 +104,12 @@ func (w *Worker) handle(ctx context.Context, role protocol.Role, message jetstre
 
 // claim is one delivery of one work item to this worker.
 type claim struct {
-	worker   *Worker
-	message  jetstream.Msg
-	item     protocol.WorkItem
-	delivery uint64
-	logger   *slog.Logger
+	worker  *Worker
+	message jetstream.Msg
+	item    protocol.WorkItem
+	// sequence is the item's in its stream, and delivery how often it was delivered.
+	sequence, delivery uint64
+	logger             *slog.Logger
 }
 
 // work does the step and ends the claim. The error is what went wrong, for the span; it has been dealt with.

@@ -25,15 +25,16 @@ const (
 
 // reporter tells events of one claimed item.
 type reporter struct {
-	worker   *Worker
-	item     protocol.WorkItem
-	delivery uint64
+	worker *Worker
+	item   protocol.WorkItem
+	// sequence and delivery are the claim's.
+	sequence, delivery uint64
 }
 
 func (r *reporter) event(kind protocol.EventKind) protocol.Event {
 	return protocol.Event{
 		Ref: r.item.Ref, Kind: kind, Role: r.item.Role, Host: r.worker.config.Host, Worker: r.worker.config.Name,
-		Delivery: r.delivery, At: time.Now().UTC(), Job: r.item.Job, JobID: r.item.JobID,
+		Item: r.sequence, Delivery: r.delivery, At: time.Now().UTC(), Job: r.item.Job, JobID: r.item.JobID,
 		Filesystem: r.item.Step.Filesystem, Target: r.item.Target,
 	}
 }

@@ -37,7 +37,7 @@ type try struct {
 func (c *claim) newTry(item protocol.WorkItem) *try {
 	return &try{
 		worker: c.worker, item: item, delivery: c.delivery,
-		reporter: &reporter{worker: c.worker, item: item, delivery: c.delivery},
+		reporter: &reporter{worker: c.worker, item: item, sequence: c.sequence, delivery: c.delivery},
 		logger: c.worker.logger.With(slog.String("job", item.Job), slog.String("plan", string(item.Ref.Plan)),
 			slog.String("step", item.Ref.String()), slog.String("role", string(item.Role)),
 			slog.String("filesystem", item.Step.Filesystem), slog.String("target", string(item.Target))),

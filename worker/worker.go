@@ -46,6 +46,9 @@ type Config struct {
 	// AckWait is how long a claim outlives a worker that died; 0 is the protocol's default. It must be the same for all
 	// workers of a host.
 	AckWait time.Duration
+	// FailPoint is called before and after every durable action, with its name (FailPoints), and on the goroutine that acts. It is
+	// for tests, which kill the process there; nil in production.
+	FailPoint func(ctx context.Context, point string)
 	// Logger and TracerProvider may be nil: nothing is then logged or traced.
 	Logger         *slog.Logger
 	TracerProvider trace.TracerProvider
@@ -105,6 +108,9 @@ func New(config Config) (*Worker, error) {
 	}
 	if config.AckWait <= 0 {
 		config.AckWait = protocol.DefaultAckWait
+	}
+	if config.FailPoint == nil {
+		config.FailPoint = func(context.Context, string) {}
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
