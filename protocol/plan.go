@@ -80,6 +80,7 @@ type TaskState string
 // The states of a task. The last four are final.
 const (
 	TaskReady     TaskState = "ready"     // its next step waits for a free place, or for its parent
+	TaskWaiting   TaskState = "waiting"   // nothing can be begun, because one of its hosts has no worker running; Waiting says which
 	TaskOffering  TaskState = "offering"  // the receive item is published
 	TaskSending   TaskState = "sending"   // the send item is published
 	TaskBackoff   TaskState = "backoff"   // the last try failed; the next one comes at NotBefore, after a new look at both sides
@@ -94,7 +95,7 @@ func (s TaskState) Final() bool {
 	switch s {
 	case TaskDone, TaskFailed, TaskConflict, TaskCancelled:
 		return true
-	case TaskReady, TaskOffering, TaskSending, TaskBackoff:
+	case TaskReady, TaskWaiting, TaskOffering, TaskSending, TaskBackoff:
 	}
 	return false
 }
@@ -125,6 +126,10 @@ type Task struct {
 	Group string `msgpack:"group,omitempty" json:"group,omitempty"`
 	// Alone keeps the task's next steps out of groups, because it has failed in one, or was too slow for it.
 	Alone bool `msgpack:"alone,omitempty" json:"alone,omitempty"`
+	// Waiting says which host the task waits for, for people: "waiting for host bravo (last seen …)". A step that is under way
+	// may well be going on; it just cannot be heard of. WaitingSince is since when; zero while both hosts are there.
+	Waiting      string    `msgpack:"waiting,omitempty" json:"waiting,omitempty"`
+	WaitingSince time.Time `msgpack:"waiting_since" json:"waiting_since"`
 	// NotBefore is when a task in back-off goes on.
 	NotBefore time.Time `msgpack:"not_before" json:"not_before"`
 	// Bytes is what the finished steps have sent.

@@ -27,6 +27,10 @@ type Presence struct {
 	Seen        time.Time `msgpack:"seen" json:"seen"`
 }
 
+// PresenceTTL is how long a presence outlives a worker that says nothing more. What is left of it then is a marker, from which
+// PresenceTTL before is when the worker was last seen.
+const PresenceTTL = 30 * time.Second
+
 // PoolInfo is a pool of a host.
 type PoolInfo struct {
 	Name     string `msgpack:"name" json:"name"`

@@ -12,7 +12,6 @@ import (
 )
 
 const (
-	presenceTTL   = 30 * time.Second
 	presenceEvery = 10 * time.Second
 	// poolsEvery is how often the pools are listed again for the presence.
 	poolsEvery = time.Minute
@@ -81,7 +80,7 @@ func (w *Worker) tellPresence(ctx context.Context, pools []protocol.PoolInfo) er
 	ctx, cancel := context.WithTimeout(ctx, presenceEvery)
 	defer cancel()
 	_, err = protocol.PutTTL(ctx, w.config.Resources.JetStream, protocol.BucketHosts,
-		protocol.HostKey(w.config.Host, w.config.Name), data, presenceTTL, nil)
+		protocol.HostKey(w.config.Host, w.config.Name), data, protocol.PresenceTTL, nil)
 	return err
 }
 

@@ -169,8 +169,8 @@ func (p *program) writeRunning(w io.Writer, detail fleet.PlanDetail) {
 		_, _ = fmt.Fprintf(w, ", waiting: %s", plan.Waiting)
 	}
 	for _, state := range []protocol.TaskState{
-		protocol.TaskSending, protocol.TaskOffering, protocol.TaskReady, protocol.TaskBackoff, protocol.TaskDone, protocol.TaskFailed,
-		protocol.TaskConflict, protocol.TaskCancelled,
+		protocol.TaskSending, protocol.TaskOffering, protocol.TaskReady, protocol.TaskWaiting, protocol.TaskBackoff, protocol.TaskDone,
+		protocol.TaskFailed, protocol.TaskConflict, protocol.TaskCancelled,
 	} {
 		if states[state] > 0 {
 			_, _ = fmt.Fprintf(w, ", %d %s", states[state], state)

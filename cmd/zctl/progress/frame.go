@@ -80,7 +80,7 @@ func urgency(state protocol.TaskState) int {
 	switch state {
 	case protocol.TaskSending:
 		return 0
-	case protocol.TaskBackoff:
+	case protocol.TaskBackoff, protocol.TaskWaiting:
 		return 1
 	case protocol.TaskFailed, protocol.TaskConflict:
 		return 2
@@ -99,7 +99,7 @@ func stateStyle(colors palette, state string) lipgloss.Style {
 		return colors.good
 	case string(protocol.TaskFailed), string(protocol.TaskConflict):
 		return colors.bad
-	case string(protocol.TaskBackoff), string(protocol.PlanPartial), string(protocol.TaskCancelled):
+	case string(protocol.TaskBackoff), string(protocol.TaskWaiting), string(protocol.PlanPartial), string(protocol.TaskCancelled):
 		return colors.warn
 	}
 	return lipgloss.NewStyle()
@@ -138,6 +138,8 @@ func taskLineOf(colors palette, task fleet.TaskProgress, shot fleet.Snapshot, na
 			why = task.Failure.Error()
 		}
 		return fmt.Sprintf("%s %s %s", label, colors.bad.Render(padded(string(task.State), barWidth)), firstLine(why))
+	case protocol.TaskWaiting:
+		return fmt.Sprintf("%s %s %s", label, colors.warn.Render(padded("waiting", barWidth)), firstLine(task.Waiting))
 	case protocol.TaskOffering:
 		return fmt.Sprintf("%s %s %s", label, padded("receiver", barWidth), colors.quiet.Render(currentStep(task)))
 	case protocol.TaskReady:
@@ -175,7 +177,7 @@ func totalLine(colors palette, shot fleet.Snapshot, name int) string {
 func leftOut(tasks []fleet.TaskProgress) string {
 	var parts []string
 	for _, state := range []protocol.TaskState{
-		protocol.TaskSending, protocol.TaskBackoff, protocol.TaskFailed, protocol.TaskConflict, protocol.TaskOffering,
+		protocol.TaskSending, protocol.TaskBackoff, protocol.TaskWaiting, protocol.TaskFailed, protocol.TaskConflict, protocol.TaskOffering,
 		protocol.TaskReady, protocol.TaskDone, protocol.TaskCancelled,
 	} {
 		if n := (fleet.Snapshot{Tasks: tasks}).Count(state); n > 0 {

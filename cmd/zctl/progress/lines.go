@@ -124,6 +124,8 @@ func (l *Lines) task(task fleet.TaskProgress, now time.Time) string {
 		return problem(task)
 	case protocol.TaskCancelled:
 		return route(task) + ": cancelled"
+	case protocol.TaskWaiting:
+		return route(task) + ": " + task.Waiting
 	case protocol.TaskReady, protocol.TaskOffering:
 	}
 	return ""

@@ -183,7 +183,7 @@ func Problems(plan protocol.Plan, tasks []fleet.TaskProgress) []string {
 		switch task.State {
 		case protocol.TaskFailed, protocol.TaskConflict:
 			found = append(found, problem(task))
-		case protocol.TaskReady, protocol.TaskOffering, protocol.TaskSending, protocol.TaskBackoff, protocol.TaskDone,
+		case protocol.TaskReady, protocol.TaskWaiting, protocol.TaskOffering, protocol.TaskSending, protocol.TaskBackoff, protocol.TaskDone,
 			protocol.TaskCancelled:
 		}
 	}
