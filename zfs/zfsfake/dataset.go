@@ -497,6 +497,7 @@ func (p *process) zfsSnapshot() int {
 	txg := pool.nextTXG()
 	for _, t := range targets {
 		s := t.dataset.addSnapshot(t.name, pool.random(), txg, pool.now())
+		s.tell(SnapshotCreated, "")
 		for property, value := range props {
 			s.props.set(property, value)
 		}
@@ -579,6 +580,7 @@ func (p *process) zfsRollback() int {
 		d.removeSnapshot(other)
 	}
 	for _, name := range bookmarks {
+		d.tellBookmark(BookmarkDestroyed, d.bookmarks[name])
 		delete(d.bookmarks, name)
 	}
 	switch {

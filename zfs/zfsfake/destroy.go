@@ -208,6 +208,7 @@ func (p *process) destroyBookmark(name string, how destruction) int {
 		return 30 // EROFS: the error itself becomes the exit status
 	}
 	delete(o.dataset.bookmarks, o.bookmark.name)
+	o.dataset.tellBookmark(BookmarkDestroyed, o.bookmark)
 	o.dataset.pool.nextTXG()
 	return 0
 }

@@ -21,6 +21,7 @@ type Fake struct {
 	version string
 
 	programsRefused bool // the caller is not root
+	observe         func(Change)
 
 	state sync.Mutex // guards pools and all that hangs below them
 	pools map[string]*pool
@@ -104,6 +105,7 @@ func (f *Fake) CreatePool(name string, options ...PoolOption) {
 		panic(fmt.Sprintf("zfsfake: %q is no name of a pool", name))
 	}
 	p := newPool(name, f.seed, f.clock)
+	p.observe = f.observe
 	for _, option := range options {
 		option(p)
 	}

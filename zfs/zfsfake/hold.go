@@ -44,6 +44,7 @@ func (p *process) zfsHold() int {
 				s.holds = map[string]int64{}
 			}
 			s.holds[tag] = d.pool.now()
+			s.tell(HoldPlaced, tag)
 		}
 		return true
 	})
@@ -85,6 +86,7 @@ func (p *process) zfsRelease() int {
 		d.pool.nextTXG()
 		for _, s := range found {
 			delete(s.holds, tag)
+			s.tell(HoldReleased, tag)
 			s.settle()
 		}
 		return true
@@ -317,6 +319,7 @@ func (f *Fake) makeBookmark(o object, name string) (reason string) {
 	d.pool.features["bookmarks"] = "active"
 	d.pool.nextTXG()
 	d.bookmarks[short] = b
+	d.tellBookmark(BookmarkCreated, b)
 	return ""
 }
 

@@ -19,6 +19,7 @@ type pool struct {
 	txg      uint64
 	sequence uint64 // of what random draws from
 	seed     uint64
+	observe  func(Change) // nil where nobody does
 }
 
 const defaultPoolSize = 1 << 50
@@ -217,10 +218,12 @@ func (d *dataset) removeSnapshot(s *snapshot) {
 		}
 	}
 	d.snapshotsChanged = d.pool.now()
+	s.tell(SnapshotDestroyed, "")
 }
 
 // detach takes d out of the tree.
 func (d *dataset) detach() {
+	d.tell(Change{Kind: DatasetDestroyed})
 	if d.parent != nil {
 		delete(d.parent.children, d.base())
 	}

@@ -168,6 +168,7 @@ func (p *process) abortReceive(name string) int {
 // endReceive forgets the receive, and with it what it has kept from being destroyed.
 func (d *dataset) endReceive() {
 	upon := d.receive.upon
+	d.tellPartial(PartialGone)
 	d.receive = nil
 	if upon != nil {
 		upon.settle()
@@ -815,6 +816,7 @@ func (g *receiving) stop(keep bool) bool {
 			d.props = g.oldProps
 		}
 		r.content.bytes = recount(r.content)
+		d.tellPartial(PartialKept)
 		return true
 	}
 	d.endReceive()
@@ -902,6 +904,7 @@ func (g *receiving) finish() bool {
 		d.props.set("volsize", g.header.Size)
 	}
 	s := d.addSnapshot(g.snap, g.header.ToGUID, d.pool.nextTXG(), g.header.Creation)
+	s.tell(SnapshotReceived, "")
 	if g.pack != nil {
 		for name, value := range g.pack.Snapshots[strings.SplitN(g.header.ToName, "@", 2)[1]] {
 			s.props.change(name, func(v *property) { v.received = &value })

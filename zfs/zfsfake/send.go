@@ -398,6 +398,7 @@ func (p *process) prepareRange(dataset, to, from string, flags sendFlags) ([]*se
 				s.snapshot.holds = map[string]int64{}
 			}
 			s.snapshot.holds[tag] = d.pool.now()
+			s.snapshot.tell(HoldPlaced, tag)
 		}
 	}
 	return sendings, pack, tag, 0
@@ -412,6 +413,7 @@ func (p *process) releaseTemporary(sendings []*sending, tag string) {
 	defer p.fake.state.Unlock()
 	for _, s := range sendings {
 		delete(s.snapshot.holds, tag)
+		s.snapshot.tell(HoldReleased, tag)
 		s.snapshot.settle()
 	}
 }
