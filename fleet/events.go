@@ -1,4 +1,4 @@
-// Events and dead letters: the audit trail.
+// Events: the audit trail, and reading the messages of a stream.
 
 package fleet
 
@@ -64,31 +64,6 @@ func (c *Client) Events(ctx context.Context, query EventQuery) iter.Seq2[EventRe
 			}
 		}
 	}
-}
-
-// DeadLetterRecord is a dead letter as the stream keeps it.
-type DeadLetterRecord struct {
-	Sequence uint64              `json:"sequence"`
-	Stored   time.Time           `json:"stored"`
-	Letter   protocol.DeadLetter `json:"letter"`
-}
-
-// DeadLetters are the messages that nobody could act on, oldest first, since the given time; zero wants all that are kept.
-// Their payloads are left out: they may hold a step's secret.
-func (c *Client) DeadLetters(ctx context.Context, since time.Time) ([]DeadLetterRecord, error) {
-	var found []DeadLetterRecord
-	for message, err := range c.messages(ctx, c.resources.DeadLetters, protocol.DeadLetterSubjects, since, false) {
-		if err != nil {
-			return found, c.explain(err, "read dead letters")
-		}
-		record := DeadLetterRecord{Sequence: message.sequence, Stored: message.stored}
-		if err := protocol.ReadMessage(message.Headers(), message.Data(), &record.Letter); err != nil {
-			record.Letter = protocol.DeadLetter{Subject: message.Subject(), Reason: "the dead letter itself cannot be read: " + err.Error()}
-		}
-		record.Letter.Payload = nil
-		found = append(found, record)
-	}
-	return found, nil
 }
 
 // streamMessage is a message with its place in the stream.

@@ -148,7 +148,7 @@ func TestDeadLettersKeepSecretsToThemselves(t *testing.T) {
 	s := newScripted(t)
 	letter := protocol.DeadLetter{Subject: "zfleet.work.alpha.send", Reason: "no plan", Payload: []byte("secret"), Size: 6, Reporter: "alpha"}
 	require.NoError(t, protocol.PublishDeadLetter(t.Context(), s.resources.JetStream, letter))
-	letters, err := s.DeadLetters(t.Context(), time.Time{})
+	letters, err := s.DeadLetters(t.Context(), DeadLetterQuery{})
 	require.NoError(t, err)
 	require.Len(t, letters, 1)
 	require.Equal(t, "no plan", letters[0].Letter.Reason)

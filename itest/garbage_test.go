@@ -100,7 +100,7 @@ func TestGarbageLeavesTheFleetRunningAndIsKept(t *testing.T) {
 	sent[protocol.BucketPlans+" 20261123t000000-other.request"]++
 
 	require.Eventually(t, func() bool {
-		letters, err := p.Client.DeadLetters(t.Context(), time.Time{})
+		letters, err := p.Client.DeadLetters(t.Context(), fleet.DeadLetterQuery{})
 		require.NoError(t, err)
 		kept := map[string]int{}
 		for _, letter := range letters {

@@ -6,15 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/zfleet/zfleet/cmd/zctl/progress"
-	"github.com/zfleet/zfleet/cmd/zctl/table"
 	"github.com/zfleet/zfleet/fleet"
 	"github.com/zfleet/zfleet/protocol"
 )
@@ -45,7 +42,7 @@ func (p *program) eventsCommand() *cobra.Command {
 			}
 			defer s.close()
 			if deadLetters {
-				return p.showDeadLetters(ctx, s, query.Since, output)
+				return p.listDeadLetters(ctx, s, fleet.DeadLetterQuery{Since: query.Since}, output)
 			}
 			return p.showEvents(ctx, s, query, withProgress, output)
 		},
@@ -123,20 +120,4 @@ func (p *program) eventLine(record fleet.EventRecord) string {
 		parts = append(parts, fmt.Sprintf("%s: %s", event.Failure.Kind, event.Failure.Message))
 	}
 	return strings.Join(parts, "  ")
-}
-
-func (p *program) showDeadLetters(ctx context.Context, s *session, since time.Time, output outputFormat) error {
-	letters, err := s.DeadLetters(ctx, since)
-	if letters == nil {
-		letters = []fleet.DeadLetterRecord{}
-	}
-	printing := p.print(output, letters, func(w io.Writer) {
-		var rows [][]string
-		for _, record := range letters {
-			letter := record.Letter
-			rows = append(rows, []string{p.when(letter.At), letter.Reporter, letter.Subject, strconv.Itoa(letter.Size), letter.Reason})
-		}
-		table.Write(w, []string{"WHEN", "REPORTED BY", "SUBJECT", "BYTES", "REASON"}, rows)
-	})
-	return printed(printing, err)
 }

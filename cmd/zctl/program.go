@@ -3,11 +3,13 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -54,6 +56,28 @@ func newProgram() *program {
 func (p *program) isTerminal(w io.Writer) bool {
 	file, isFile := w.(*os.File)
 	return isFile && term.IsTerminal(int(file.Fd())) && p.getenv("TERM") != "dumb"
+}
+
+// ask asks somebody, below what standard error has shown, and tells whether the answer is yes.
+func (p *program) ask(ctx context.Context, question string) (bool, error) {
+	if _, err := fmt.Fprintf(p.errOut, "\n%s [y/N] ", question); err != nil {
+		return false, fmt.Errorf("ask: %w", err)
+	}
+	answer := make(chan string, 1)
+	// A read from a terminal cannot be interrupted; when the operator gives up, the process ends with it.
+	go func() {
+		line, err := bufio.NewReader(p.in).ReadString('\n')
+		if err != nil {
+			line = ""
+		}
+		answer <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case line := <-answer:
+		return line == "y" || line == "yes", nil
+	case <-ctx.Done():
+		return false, protocol.AsFailure(ctx.Err(), protocol.Cancelled)
+	}
 }
 
 // outcome is an error that only sets the exit code: what there is to say has been said.
@@ -112,7 +136,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done in part.`,
 		p.demoCommand(), p.serverCommand(), p.coordinatorCommand(), p.workerCommand(),
 		p.submitCommand(), p.runCommand(), p.cancelCommand(), p.planCommand(),
 		p.jobsCommand(), p.plansCommand(), p.statusCommand(), p.hostsCommand(), p.cursorsCommand(), p.abstractionsCommand(),
-		p.migrateCommand(), p.eventsCommand(), p.checkCommand(), p.versionCommand(),
+		p.migrateCommand(), p.eventsCommand(), p.deadLettersCommand(), p.checkCommand(), p.versionCommand(),
 	)
 	return root
 }

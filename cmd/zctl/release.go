@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -125,24 +124,7 @@ func (p *program) release(ctx context.Context, name string, r releasing, args []
 // confirm shows what would go, and asks.
 func (p *program) confirm(ctx context.Context, results []protocol.ReleaseResult) (bool, error) {
 	writeReleases(p.errOut, results, true)
-	if _, err := fmt.Fprintf(p.errOut, "\nRelease %s? [y/N] ", releasable(countOutcome(results, protocol.Released))); err != nil {
-		return false, fmt.Errorf("ask: %w", err)
-	}
-	answer := make(chan string, 1)
-	// A read from a terminal cannot be interrupted; when the operator gives up, the process ends with it.
-	go func() {
-		line, err := bufio.NewReader(p.in).ReadString('\n')
-		if err != nil {
-			line = ""
-		}
-		answer <- strings.ToLower(strings.TrimSpace(line))
-	}()
-	select {
-	case line := <-answer:
-		return line == "y" || line == "yes", nil
-	case <-ctx.Done():
-		return false, protocol.AsFailure(ctx.Err(), protocol.Cancelled)
-	}
+	return p.ask(ctx, fmt.Sprintf("Release %s?", releasable(countOutcome(results, protocol.Released))))
 }
 
 func releasable(n int) string {
