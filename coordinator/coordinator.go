@@ -85,6 +85,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 			value:     protocol.Lease{Holder: c.config.Name, Host: c.config.Host},
 			ttl:       c.config.LeaseTTL,
 			logger:    c.config.Logger,
+			failPoint: c.config.FailPoint,
 		}
 		if !held.acquire(ctx) {
 			return nil

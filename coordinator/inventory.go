@@ -29,6 +29,25 @@ func (i inventory) find(name string) *protocol.Dataset {
 	return nil
 }
 
+// byName indexes the datasets.
+func (i inventory) byName() map[string]*protocol.Dataset {
+	index := make(map[string]*protocol.Dataset, len(i.datasets))
+	for n := range i.datasets {
+		index[i.datasets[n].Name] = &i.datasets[n]
+	}
+	return index
+}
+
+// sourceRequest asks the job's source for all that the job replicates.
+func sourceRequest(spec protocol.Job) protocol.InventoryRequest {
+	return protocol.InventoryRequest{Roots: spec.Source.Filesystems.Roots(), Filter: spec.Source.Filesystems}
+}
+
+// targetRequest asks one of the job's targets for all that the job replicates to it.
+func targetRequest(spec protocol.Job, target protocol.JobTarget) protocol.InventoryRequest {
+	return protocol.InventoryRequest{Roots: []string{target.Root}, Filter: targetFilter(spec.Source.Filesystems, target.Root)}
+}
+
 // asker asks workers.
 type asker struct {
 	conn *nats.Conn

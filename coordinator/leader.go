@@ -32,6 +32,9 @@ type leader struct {
 	cancels map[protocol.PlanID]bool
 	ended   chan *runner
 	group   *errgroup.Group
+	// attendance knows which hosts are there, and attended has an element when that has changed.
+	attendance *attendance
+	attended   chan struct{}
 
 	// startAfter is the event sequence up to which nothing matters to the plans that were found at the term's begin, and
 	// replayUntil that of the newest event then.
@@ -40,16 +43,24 @@ type leader struct {
 }
 
 func newLeader(c *Coordinator) *leader {
-	return &leader{
+	l := &leader{
 		coordinator: c,
 		resources:   c.config.Resources,
 		logger:      c.config.Logger,
+		attended:    make(chan struct{}, 1),
 		runners:     map[protocol.PlanID]*runner{},
 		busy:        map[string]protocol.PlanID{},
 		queued:      map[string][]protocol.PlanRequest{},
 		cancels:     map[protocol.PlanID]bool{},
 		ended:       make(chan *runner),
 	}
+	l.attendance = newAttendance(c.config.Resources.Hosts, c.config.Logger, func() {
+		select {
+		case l.attended <- struct{}{}:
+		default:
+		}
+	})
+	return l
 }
 
 // lead runs until ctx ends or something makes it impossible to go on.
@@ -89,6 +100,17 @@ func (l *leader) loop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	present, err := l.attendance.open(ctx)
+	if err != nil {
+		return err
+	}
+	l.group.Go(func() error {
+		err := l.attendance.follow(ctx, present)
+		if stopErr := present.Stop(); stopErr != nil && ctx.Err() == nil {
+			l.logger.DebugContext(ctx, "the watch on the hosts was not stopped in order", slog.Any("error", stopErr))
+		}
+		return err
+	})
 	if err := l.resume(ctx, requests); err != nil {
 		return err
 	}
@@ -118,6 +140,10 @@ func (l *leader) loop(ctx context.Context) error {
 		case <-reconnected:
 			for _, r := range l.runners {
 				r.wake()
+			}
+		case <-l.attended:
+			for _, r := range l.runners {
+				r.hostsChanged()
 			}
 		}
 		if err != nil {
@@ -199,7 +225,7 @@ func (l *leader) consider(ctx context.Context, request protocol.PlanRequest, atB
 		l.queued[request.Job] = append(l.queued[request.Job], request)
 		return nil
 	}
-	r := newRunner(l.coordinator, request)
+	r := newRunner(l.coordinator, l.attendance, request)
 	unfinished, err := r.prepare(ctx)
 	if err != nil {
 		return fmt.Errorf("plan %s of job %s: %w", request.Plan, request.Job, err)
@@ -255,7 +281,7 @@ func (l *leader) dropQueued(ctx context.Context) error {
 				kept = append(kept, request)
 				continue
 			}
-			r := newRunner(l.coordinator, request)
+			r := newRunner(l.coordinator, l.attendance, request)
 			unfinished, err := r.prepare(ctx)
 			if err != nil {
 				return err
@@ -417,9 +443,11 @@ func (l *leader) tidy(ctx context.Context, job string) error {
 		return nil
 	}
 	for _, old := range ended[:len(ended)-l.coordinator.config.KeepPlans] {
+		l.coordinator.config.FailPoint(ctx, before(pointPlanRemove))
 		if err := l.remove(ctx, old.ID); err != nil {
 			return err
 		}
+		l.coordinator.config.FailPoint(ctx, after(pointPlanRemove))
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ type lease struct {
 	value     protocol.Lease
 	ttl       time.Duration
 	logger    *slog.Logger
+	failPoint func(ctx context.Context, point string)
 
 	revision uint64
 }
@@ -31,7 +32,9 @@ func (l *lease) acquire(ctx context.Context) bool {
 	for {
 		l.value.Since = time.Now().UTC()
 		var none uint64
+		l.failPoint(ctx, before(pointLeaseAcquire))
 		err := l.write(ctx, &none)
+		l.failPoint(ctx, after(pointLeaseAcquire))
 		if err == nil {
 			return true
 		}
@@ -76,7 +79,9 @@ func (l *lease) keep(ctx context.Context) error {
 		}
 		asked := time.Now()
 		last := l.revision
+		l.failPoint(ctx, before(pointLeaseRenew))
 		err := l.write(ctx, &last)
+		l.failPoint(ctx, after(pointLeaseRenew))
 		switch {
 		case err == nil:
 			renewed = asked
@@ -112,7 +117,9 @@ func (l *lease) ours(ctx context.Context) bool {
 
 // release gives the lease up, so that another coordinator can lead at once.
 func (l *lease) release(ctx context.Context) {
+	l.failPoint(ctx, before(pointLeaseRelease))
 	err := l.resources.Leader.Delete(ctx, protocol.LeaderKey, jetstream.LastRevision(l.revision))
+	l.failPoint(ctx, after(pointLeaseRelease))
 	if err != nil {
 		l.logger.DebugContext(ctx, "the lease was not given up and will expire", slog.Any("error", err))
 	}

@@ -5,6 +5,7 @@ package coordinator
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -19,6 +20,8 @@ type machine struct {
 	tasks []*task
 	// late are the targets that the last group with them had to go without: nobody waits for them until they are quick again.
 	late map[int]bool
+	// hosts is which hosts are there, as far as it is known.
+	hosts hosts
 	// jitter gives a number in [0, 1), to spread retries.
 	jitter func() float64
 }
@@ -29,8 +32,10 @@ type task struct {
 
 	// parent is the task of the nearest ancestor filesystem on the same target; nil if there is none.
 	parent *task
-	// claimed tells that the work item published last has been claimed.
+	// claimed tells that the work item published last has been claimed, and claims which claim on the current try is the newest, of
+	// those that have been heard of, in each role.
 	claimed bool
+	claims  map[protocol.Role]claim
 	// seen is the last sign of life of the current try.
 	seen time.Time
 	// begun is when the current try was.
@@ -41,8 +46,15 @@ type task struct {
 	offered time.Time
 	// looking tells that a new look at both sides is under way.
 	looking bool
-	// waiting is since when the task has waited for a host that does not answer.
-	waiting time.Time
+	// unanswered is since when the task has waited for a host that is there and does not answer.
+	unanswered time.Time
+}
+
+// claim is one delivery of one work item. Claims on the items of one role and try are ordered: the later one is the one that counts.
+type claim struct{ item, delivery uint64 }
+
+func (c claim) before(other claim) bool {
+	return c.item < other.item || c.item == other.item && c.delivery < other.delivery
 }
 
 // Actions are carried out in order.
@@ -60,8 +72,8 @@ type (
 		task   *task
 		shared bool
 	}
-	// lookAgain inventories the task's filesystem on both sides and plans it anew.
-	lookAgain struct{ task *task }
+	// lookAgain inventories the filesystems of tasks of one target on both sides, and plans them anew.
+	lookAgain struct{ tasks []*task }
 	// recordCursor stores the view of the cursor.
 	recordCursor struct{ cursor protocol.Cursor }
 	// finishStep ends the step's span.
@@ -118,12 +130,12 @@ func (m *machine) finished() bool {
 	return true
 }
 
-// active counts the steps under way. What one zfs send serves is one step.
+// active counts the steps under way. What one zfs send serves is one step, and one of a host that is away takes no place.
 func (m *machine) active() int {
 	count := 0
 	groups := map[string]bool{}
 	for _, t := range m.tasks {
-		if !t.underWay() || groups[t.Group] {
+		if !t.underWay() || !t.WaitingSince.IsZero() || groups[t.Group] {
 			continue
 		}
 		if t.Group != "" {
@@ -138,13 +150,28 @@ func (t *task) underWay() bool {
 	return t.State == protocol.TaskOffering || t.State == protocol.TaskSending
 }
 
-// creating tells whether the task's first step, which creates its filesystem on the target, is still to come.
-func (t *task) creating() bool { return t.Next == 0 && len(t.Steps) > 0 && t.Steps[0].Initial }
+// creating tells whether the task's first step, which creates its filesystem on the target, is still to come, or may be: a task
+// whose target was away has not been planned yet.
+func (t *task) creating() bool {
+	if len(t.Steps) == 0 {
+		return !t.State.Final()
+	}
+	return t.Next == 0 && t.Steps[0].Initial
+}
+
+// step is the one that is under way or comes next; the zero value where nothing has been planned.
+func (t *task) step() protocol.Step {
+	if t.Next < len(t.Steps) {
+		return t.Steps[t.Next]
+	}
+	return protocol.Step{}
+}
 
 // advance starts what can start, looks again at what is due, and gives up what is late.
 func (m *machine) advance(now time.Time) []action {
 	var actions []action
 	for _, t := range m.tasks {
+		actions = append(actions, m.attend(t, now)...)
 		actions = append(actions, m.expire(t, now)...)
 		if t.gathering() {
 			actions = append(actions, m.gather(t.Group, now)...)
@@ -159,12 +186,7 @@ func (m *machine) advance(now time.Time) []action {
 			}, now)...)
 		}
 	}
-	for _, t := range m.tasks {
-		if t.State == protocol.TaskBackoff && !t.looking && !now.Before(t.NotBefore) {
-			t.looking = true
-			actions = append(actions, lookAgain{t})
-		}
-	}
+	actions = append(actions, m.lookAtDue(now)...)
 	ready := make([]*task, 0, len(m.tasks))
 	for _, t := range m.tasks {
 		if t.State == protocol.TaskReady && (t.parent == nil || !t.parent.creating()) {
@@ -182,6 +204,28 @@ func (m *machine) advance(now time.Time) []action {
 	return actions
 }
 
+// lookAtDue begins a new look at the tasks whose back-off is over, all those of one target together.
+func (m *machine) lookAtDue(now time.Time) []action {
+	var due []*task
+	for _, t := range m.tasks {
+		if t.State == protocol.TaskBackoff && !t.looking && !now.Before(t.NotBefore) {
+			t.looking = true
+			due = append(due, t)
+		}
+	}
+	slices.SortStableFunc(due, func(a, b *task) int { return a.Target - b.Target })
+	var actions []action
+	for len(due) > 0 {
+		others := slices.IndexFunc(due, func(t *task) bool { return t.Target != due[0].Target })
+		if others < 0 {
+			others = len(due)
+		}
+		actions = append(actions, lookAgain{due[:others:others]})
+		due = due[others:]
+	}
+	return actions
+}
+
 // wake is when advance must be called next though nothing happens; zero if there is no such time.
 func (m *machine) wake() time.Time {
 	var earliest time.Time
@@ -191,6 +235,9 @@ func (m *machine) wake() time.Time {
 		}
 	}
 	for _, t := range m.tasks {
+		if t.State == protocol.TaskWaiting {
+			consider(m.deadline(t))
+		}
 		switch t.State {
 		case protocol.TaskBackoff:
 			if !t.looking {
@@ -201,16 +248,19 @@ func (m *machine) wake() time.Time {
 			if t.gathering() {
 				consider(t.offered.Add(m.plan.Spec.Replication.FanOut.Wait.Std()))
 			}
-		case protocol.TaskReady, protocol.TaskDone, protocol.TaskFailed, protocol.TaskConflict, protocol.TaskCancelled:
+		case protocol.TaskReady, protocol.TaskWaiting, protocol.TaskDone, protocol.TaskFailed, protocol.TaskConflict, protocol.TaskCancelled:
 		}
 	}
 	return earliest
 }
 
-// deadline is when the task's current try is given up if there is no further sign of life.
+// deadline is when the task's current try is given up if there is no further sign of life. Of a host that is away there can be
+// none, though a step of it may go on.
 func (m *machine) deadline(t *task) time.Time {
 	deadlines := m.plan.Spec.Replication.Deadlines
 	switch {
+	case !t.WaitingSince.IsZero():
+		return t.WaitingSince.Add(deadlines.Absent.Std())
 	case !t.claimed:
 		return t.seen.Add(deadlines.Claim.Std())
 	case t.State == protocol.TaskOffering:
@@ -225,8 +275,14 @@ func (m *machine) deadline(t *task) time.Time {
 }
 
 func (m *machine) expire(t *task, now time.Time) []action {
-	if !t.underWay() || now.Before(m.deadline(t)) {
+	waiting := !t.WaitingSince.IsZero() && !t.State.Final()
+	if !waiting && !t.underWay() || now.Before(m.deadline(t)) {
 		return nil
+	}
+	if waiting {
+		return m.fail(t, &protocol.Failure{Kind: protocol.Permanent, Message: fmt.Sprintf("%s: gave up %s after %s"+
+			" (replication.deadlines.absent): start a worker there (zctl worker), and run the job again", t.Filesystem, t.Waiting,
+			m.plan.Spec.Replication.Deadlines.Absent)}, now)
 	}
 	host := t.TargetHost
 	if t.State == protocol.TaskSending {
@@ -253,7 +309,7 @@ func (m *machine) start(group []*task, now time.Time) []action {
 	var actions []action
 	for _, t := range group {
 		t.Attempt++
-		t.Group, t.claimed, t.offer, t.begun, t.seen, t.Updated = "", false, nil, now, now, now
+		t.Group, t.claimed, t.claims, t.offer, t.begun, t.seen, t.Updated = "", false, nil, nil, now, now, now
 		if len(group) > 1 {
 			t.Group = group[0].ref().String()
 		}
@@ -304,7 +360,7 @@ func (m *machine) apply(e protocol.Event, now time.Time) []action {
 		return nil
 	}
 	t := m.tasks[e.Ref.Task]
-	if !t.underWay() || e.Ref != t.ref() || e.Host != m.hostOf(t, e.Role) {
+	if !t.underWay() || e.Ref != t.ref() || e.Host != m.hostOf(t, e.Role) || t.superseded(e) {
 		return nil
 	}
 	t.seen = now
@@ -320,6 +376,19 @@ func (m *machine) apply(e protocol.Event, now time.Time) []action {
 	case protocol.EventConnected, protocol.EventProgress, protocol.EventReceived, protocol.EventDropped:
 	}
 	return nil
+}
+
+// superseded notes which claim speaks, and tells whether a newer one on the same try has been heard of.
+func (t *task) superseded(e protocol.Event) bool {
+	speaks := claim{e.Item, e.Delivery}
+	if speaks.before(t.claims[e.Role]) {
+		return true
+	}
+	if t.claims == nil {
+		t.claims = map[protocol.Role]claim{}
+	}
+	t.claims[e.Role] = speaks
+	return false
 }
 
 // hostOf is the host that may speak in the given role about the task: an event that claims otherwise is not believed.
@@ -392,8 +461,8 @@ func (m *machine) done(t *task, e protocol.Event, now time.Time) []action {
 
 // fail takes a failure of the task's current try, or of the task as a whole where none is under way.
 func (m *machine) fail(t *task, failure *protocol.Failure, now time.Time) []action {
-	step, shared := t.Steps[t.Next], false
-	t.Failure, t.Updated = failure, now
+	step, shared := t.step(), false
+	t.Failure, t.Updated, t.Waiting, t.WaitingSince = failure, now, "", time.Time{}
 	for _, other := range m.tasks {
 		if t.Group != "" && other.Group == t.Group && other != t && other.State == protocol.TaskSending {
 			// The others go on without it, and it without them.
@@ -453,10 +522,10 @@ func (m *machine) looked(t *task, seen look, now time.Time) []action {
 	if seen.failure != nil {
 		return m.lookFailed(t, seen.failure, now)
 	}
-	t.waiting = time.Time{}
-	pending := t.Steps[t.Next]
+	t.unanswered = time.Time{}
+	pending := t.step()
 	steps := seen.result.Steps
-	if guid := pending.To.GUID; seen.receiverHas[guid] && seen.sourceHas[guid] {
+	if guid := pending.To.GUID; guid != 0 && seen.receiverHas[guid] && seen.sourceHas[guid] {
 		// The stream arrived, but its sender never learned of it, or could not say so: the step is done again, finds
 		// nothing to send, and sets the cursor and the holds right on both sides.
 		pending.Resume = false
@@ -473,14 +542,14 @@ func (m *machine) looked(t *task, seen look, now time.Time) []action {
 	return []action{saveTask{t}}
 }
 
-// lookFailed waits on for a host that does not answer, but not longer than the claim deadline; an absent host is no
-// failed try.
+// lookFailed waits on for a host that is there and does not answer, but not longer than the claim deadline; that is no failed
+// try.
 func (m *machine) lookFailed(t *task, failure *protocol.Failure, now time.Time) []action {
-	if t.waiting.IsZero() {
-		t.waiting = now
+	if t.unanswered.IsZero() {
+		t.unanswered = now
 	}
 	limit := m.plan.Spec.Replication.Deadlines.Claim.Std()
-	if failure.Kind != protocol.Transient || now.Sub(t.waiting) >= limit {
+	if failure.Kind != protocol.Transient || now.Sub(t.unanswered) >= limit {
 		if failure.Kind == protocol.Transient {
 			failure = &protocol.Failure{
 				Kind: protocol.Permanent, Host: failure.Host,
@@ -538,7 +607,7 @@ func (m *machine) cancel(now time.Time) []action {
 			continue
 		}
 		running := t.underWay()
-		t.State, t.Updated = protocol.TaskCancelled, now
+		t.State, t.Updated, t.Waiting, t.WaitingSince = protocol.TaskCancelled, now, "", time.Time{}
 		t.Failure = &protocol.Failure{Kind: protocol.Cancelled, Message: t.Filesystem + ": cancelled"}
 		actions = append(actions, saveTask{t}, withdrawItems{t, false})
 		if running {
@@ -560,7 +629,7 @@ func (m *machine) outcome() (state protocol.PlanState, done, failed int, bytes u
 			cancelled++
 		case protocol.TaskFailed, protocol.TaskConflict:
 			failed++
-		case protocol.TaskReady, protocol.TaskOffering, protocol.TaskSending, protocol.TaskBackoff:
+		case protocol.TaskReady, protocol.TaskWaiting, protocol.TaskOffering, protocol.TaskSending, protocol.TaskBackoff:
 		}
 	}
 	switch {

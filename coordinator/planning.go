@@ -16,8 +16,8 @@ import (
 	"github.com/zfleet/zfleet/protocol"
 )
 
-// planTasks asks the source and every target, and plans. A target that cannot be asked fails with all its filesystems;
-// the others go on.
+// planTasks asks the source and every target, and plans. A source that is away is waited for; the filesystems of a target that is
+// away get tasks that wait for it. A target that is there and cannot be asked fails with all its filesystems; the others go on.
 func (r *runner) planTasks(ctx context.Context) ([]protocol.Task, error) {
 	spec, err := r.loadSpec(ctx)
 	if err != nil {
@@ -38,6 +38,10 @@ func (r *runner) planTasks(ctx context.Context) ([]protocol.Task, error) {
 	var lastFailure *protocol.Failure
 	for n := range spec.Targets {
 		side := targets[n]
+		if side.away {
+			tasks = append(tasks, waiting(r.plan.ID, spec, n, source.inventory)...)
+			continue
+		}
 		if side.failure != nil {
 			failed++
 			lastFailure = side.failure
@@ -66,7 +70,7 @@ func (r *runner) planTasks(ctx context.Context) ([]protocol.Task, error) {
 		return nil, lastFailure
 	}
 	for n := range tasks {
-		tasks[n].Number, tasks[n].Updated = n, time.Now().UTC()
+		tasks[n].Number, tasks[n].Updated = n, r.now().UTC()
 	}
 	if r.request.DryRun {
 		r.estimate(ctx, spec, tasks)
@@ -97,24 +101,29 @@ func (r *runner) loadSpec(ctx context.Context) (protocol.Job, error) {
 type side struct {
 	inventory inventory
 	failure   *protocol.Failure
+	// away says that the host has no worker running, and that this is to be waited for.
+	away bool
 }
 
 // askAll asks the source (first) and the targets, each as long as the job's deadlines allow.
 func (r *runner) askAll(ctx context.Context, spec protocol.Job) ([]side, error) {
-	requests := []protocol.InventoryRequest{{Roots: spec.Source.Filesystems.Roots(), Filter: spec.Source.Filesystems}}
-	hosts := []protocol.Host{spec.Source.Host}
-	for _, target := range spec.Targets {
-		hosts = append(hosts, target.Host)
-		requests = append(requests, protocol.InventoryRequest{
-			Roots: []string{target.Root}, Filter: targetFilter(spec.Source.Filesystems, target.Root),
-		})
-	}
-	sides := make([]side, len(hosts))
+	sides := make([]side, 1+len(spec.Targets))
 	waiting := make(chan string)
 	group, groupContext := errgroup.WithContext(ctx)
-	for n := range hosts {
+	group.Go(func() error {
+		sides[0] = r.askPatiently(groupContext, spec, spec.Source.Host, sourceRequest(spec), waiting)
+		for giveUp := r.now().Add(spec.Replication.Deadlines.Absent.Std()); sides[0].away; {
+			if err := r.awaitHost(groupContext, spec.Source.Host, giveUp, waiting); err != nil {
+				sides[0] = side{failure: protocol.AsFailure(err, protocol.Permanent)}
+				break
+			}
+			sides[0] = r.askPatiently(groupContext, spec, spec.Source.Host, sourceRequest(spec), waiting)
+		}
+		return groupContext.Err()
+	})
+	for n, target := range spec.Targets {
 		group.Go(func() error {
-			sides[n] = r.askPatiently(groupContext, spec, hosts[n], requests[n], waiting)
+			sides[1+n] = r.askPatiently(groupContext, spec, target.Host, targetRequest(spec, target), waiting)
 			return groupContext.Err()
 		})
 	}
@@ -137,12 +146,38 @@ func (r *runner) askAll(ctx context.Context, spec protocol.Job) ([]side, error) 
 	}
 }
 
-// askPatiently asks a host again while it does not answer, for as long as a work item may lie unclaimed.
+// awaitHost waits until the host has a worker running; not longer than until giveUp, which is an error that says so.
+func (r *runner) awaitHost(ctx context.Context, host protocol.Host, giveUp time.Time, waiting chan<- string) error {
+	expired := time.NewTimer(giveUp.Sub(r.now()))
+	defer expired.Stop()
+	for {
+		known := r.attendance.hosts()
+		if !known.absent(host) {
+			return nil
+		}
+		select {
+		case waiting <- known.waitingFor(host):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		select {
+		case <-r.attended:
+		case <-expired.C:
+			return protocol.Failf(protocol.Permanent, "gave up %s after %s (replication.deadlines.absent): start a worker there"+
+				" (zctl worker), and run the job again", known.waitingFor(host), r.plan.Spec.Replication.Deadlines.Absent)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// askPatiently asks a host again while it does not answer, for as long as a work item may lie unclaimed. A host that is away is
+// not asked again; to a dry run, it is one that does not answer.
 func (r *runner) askPatiently(
 	ctx context.Context, spec protocol.Job, host protocol.Host, request protocol.InventoryRequest, waiting chan<- string,
 ) side {
 	deadlines := spec.Replication.Deadlines
-	giveUp := time.Now().Add(deadlines.Claim.Std())
+	giveUp := r.now().Add(deadlines.Claim.Std())
 	for wait := firstBackoff; ; wait = min(2*wait, 5*time.Second) {
 		answer, err := r.asker.inventory(ctx, host, request, deadlines.Inventory.Std())
 		if err == nil {
@@ -152,7 +187,10 @@ func (r *runner) askPatiently(
 		if failure.Kind != protocol.Transient || ctx.Err() != nil {
 			return side{failure: failure}
 		}
-		if time.Now().Add(wait).After(giveUp) {
+		if !r.request.DryRun && r.attendance.hosts().absent(host) {
+			return side{away: true}
+		}
+		if r.now().Add(wait).After(giveUp) {
 			return side{failure: &protocol.Failure{
 				Kind: protocol.Permanent, Host: failure.Host,
 				Message: fmt.Sprintf("%s (waited %s; see zctl hosts)", failure.Message, deadlines.Claim),
@@ -230,16 +268,26 @@ func taskOf(id protocol.PlanID, spec protocol.Job, target int, result plan.Resul
 func unreachable(
 	id protocol.PlanID, spec protocol.Job, target int, source inventory, failure *protocol.Failure,
 ) []protocol.Task {
+	return unplanned(id, spec, target, source, protocol.Task{State: protocol.TaskFailed, Failure: failure})
+}
+
+// waiting are the tasks of a target that is away: they are planned when it is back. The machine says what they wait for.
+func waiting(id protocol.PlanID, spec protocol.Job, target int, source inventory) []protocol.Task {
+	return unplanned(id, spec, target, source, protocol.Task{State: protocol.TaskWaiting})
+}
+
+// unplanned are tasks with no steps for everything that the source has, each like the one given.
+func unplanned(id protocol.PlanID, spec protocol.Job, target int, source inventory, like protocol.Task) []protocol.Task {
 	var tasks []protocol.Task
 	for _, dataset := range source.datasets {
 		if dataset.Placeholder {
 			continue
 		}
-		tasks = append(tasks, protocol.Task{
-			Plan: id, Target: target, TargetHost: spec.Targets[target].Host, JobID: spec.Targets[target].JobIDOf(spec.Name),
-			Filesystem: dataset.Name, TargetFilesystem: spec.Targets[target].Filesystem(dataset.Name),
-			State: protocol.TaskFailed, Failure: failure,
-		})
+		task := like
+		task.Plan, task.Target, task.TargetHost = id, target, spec.Targets[target].Host
+		task.JobID = spec.Targets[target].JobIDOf(spec.Name)
+		task.Filesystem, task.TargetFilesystem = dataset.Name, spec.Targets[target].Filesystem(dataset.Name)
+		tasks = append(tasks, task)
 	}
 	return tasks
 }

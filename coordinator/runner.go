@@ -45,6 +45,11 @@ type runner struct {
 	cancelOnce sync.Once
 	// reconnected has an element when the connection was lost and is there again.
 	reconnected chan struct{}
+	// attendance knows which hosts are there, and attended has an element when that has changed.
+	attendance *attendance
+	attended   chan struct{}
+	now        func() time.Time
+	failPoint  func(ctx context.Context, point string)
 
 	looks    chan lookResult
 	lookers  sync.WaitGroup
@@ -57,13 +62,18 @@ type taskSpans struct {
 	ctx        context.Context //nolint:containedctx // the span's, for the messages of the step
 }
 
+// lookResult is what was found of several tasks, in their order.
 type lookResult struct {
-	task *task
-	look look
+	tasks []*task
+	looks []look
 }
 
-func newRunner(c *Coordinator, request protocol.PlanRequest) *runner {
+func newRunner(c *Coordinator, attendance *attendance, request protocol.PlanRequest) *runner {
 	return &runner{
+		attendance:  attendance,
+		attended:    make(chan struct{}, 1),
+		now:         c.config.Now,
+		failPoint:   c.config.FailPoint,
 		resources:   c.config.Resources,
 		asker:       asker{c.config.Conn},
 		store:       store{bucket: c.config.Resources.Plans, revisions: map[string]uint64{}},
@@ -91,6 +101,14 @@ func (r *runner) wake() {
 	}
 }
 
+// hostsChanged tells the runner that a host has come or gone.
+func (r *runner) hostsChanged() {
+	select {
+	case r.attended <- struct{}{}:
+	default:
+	}
+}
+
 // prepare loads the plan's head, or makes it. It returns false when the plan has ended already.
 func (r *runner) prepare(ctx context.Context) (bool, error) {
 	found, err := r.store.load(ctx, protocol.PlanKey(r.request.Plan), &r.plan)
@@ -112,15 +130,23 @@ func (r *runner) prepare(ctx context.Context) (bool, error) {
 		Job:           r.request.Job,
 		State:         protocol.PlanPlanning,
 		Request:       r.request,
-		Started:       time.Now().UTC(),
+		Started:       r.now().UTC(),
 		EventSequence: info.State.LastSeq,
 	}
 	r.since = r.plan.EventSequence
-	return true, r.store.create(ctx, protocol.PlanKey(r.plan.ID), r.plan)
+	return true, r.act(ctx, pointPlanCreate, func() error { return r.store.create(ctx, protocol.PlanKey(r.plan.ID), r.plan) })
+}
+
+// act does something durable, between its fail points.
+func (r *runner) act(ctx context.Context, point string, do func() error) error {
+	r.failPoint(ctx, before(point))
+	err := do()
+	r.failPoint(ctx, after(point))
+	return err
 }
 
 func (r *runner) saveHead(ctx context.Context) error {
-	return r.store.put(ctx, protocol.PlanKey(r.plan.ID), r.plan)
+	return r.act(ctx, pointPlanSave, func() error { return r.store.put(ctx, protocol.PlanKey(r.plan.ID), r.plan) })
 }
 
 // run drives the plan to its end. It returns nil when the plan has ended or ctx has, and an error when this coordinator
@@ -207,7 +233,7 @@ func (r *runner) makeTasks(ctx context.Context) (ended bool, err error) {
 			if _, err := one.load(groupContext, key, &old); err != nil {
 				return err
 			}
-			if err := one.put(groupContext, key, t); err != nil {
+			if err := r.act(groupContext, pointTaskCreate, func() error { return one.put(groupContext, key, t) }); err != nil {
 				return err
 			}
 			revisions[i] = one.revisions[key]
@@ -221,7 +247,7 @@ func (r *runner) makeTasks(ctx context.Context) (ended bool, err error) {
 		r.store.revisions[protocol.TaskKey(t.Plan, t.Number)] = revisions[i]
 	}
 	r.plan.Tasks, r.plan.Waiting = len(tasks), ""
-	r.machine = newMachine(r.plan, tasks, time.Now(), rand.Float64)
+	r.machine = newMachine(r.plan, tasks, r.now(), rand.Float64)
 	if r.request.DryRun {
 		return true, r.finish(ctx, protocol.PlanPlanned, nil)
 	}
@@ -243,7 +269,7 @@ func (r *runner) loadTasks(ctx context.Context) error {
 				"the record of task %d is gone; run the job again", n))
 		}
 	}
-	r.machine = newMachine(r.plan, tasks, time.Now(), rand.Float64)
+	r.machine = newMachine(r.plan, tasks, r.now(), rand.Float64)
 	return nil
 }
 
@@ -253,9 +279,10 @@ func (r *runner) runTasks(ctx context.Context) error {
 		return nil
 	}
 	caughtUp, cancelled := r.caughtUp, r.cancelled
+	r.machine.hosts = r.attendance.hosts()
 	for {
 		if caughtUp == nil {
-			if err := r.carryOut(ctx, r.machine.advance(time.Now())); err != nil {
+			if err := r.carryOut(ctx, r.machine.advance(r.now())); err != nil {
 				return err
 			}
 			if r.machine.finished() {
@@ -264,7 +291,7 @@ func (r *runner) runTasks(ctx context.Context) error {
 		}
 		var timer <-chan time.Time
 		if wake := r.machine.wake(); !wake.IsZero() && caughtUp == nil {
-			timer = time.After(time.Until(wake))
+			timer = time.After(wake.Sub(r.now()))
 		}
 		var actions []action
 		select {
@@ -274,20 +301,24 @@ func (r *runner) runTasks(ctx context.Context) error {
 			if caughtUp != nil {
 				r.machine.replayOffer(e)
 			}
-			actions = r.machine.apply(e, time.Now())
+			actions = r.machine.apply(e, r.now())
 		case result := <-r.looks:
-			actions = r.machine.looked(result.task, result.look, time.Now())
+			for i, t := range result.tasks {
+				actions = append(actions, r.machine.looked(t, result.looks[i], r.now())...)
+			}
 		case <-cancelled:
 			cancelled = nil
-			actions = r.machine.cancel(time.Now())
+			actions = r.machine.cancel(r.now())
 		case <-r.reconnected:
-			r.machine.seenAll(time.Now())
+			r.machine.seenAll(r.now())
+		case <-r.attended:
+			r.machine.hosts = r.attendance.hosts()
 		case <-caughtUp:
 			if len(r.events) > 0 {
 				continue // the events of before this term go first
 			}
 			caughtUp = nil
-			actions = r.machine.recovered(time.Now())
+			actions = r.machine.recovered(r.now())
 		case <-timer:
 		}
 		if err := r.carryOut(ctx, actions); err != nil {
@@ -301,15 +332,20 @@ func (r *runner) carryOut(ctx context.Context, actions []action) error {
 		var err error
 		switch a := next.(type) {
 		case saveTask:
-			err = r.store.put(ctx, protocol.TaskKey(a.task.Plan, a.task.Number), a.task.Task)
+			err = r.act(ctx, pointTaskSave, func() error {
+				return r.store.put(ctx, protocol.TaskKey(a.task.Plan, a.task.Number), a.task.Task)
+			})
 		case publishItem:
-			err = r.publish(ctx, a.task, a.item)
+			err = r.act(ctx, pointItemPublish, func() error { return r.publish(ctx, a.task, a.item) })
 		case withdrawItems:
-			r.withdraw(ctx, a.task, a.shared)
+			err = r.act(ctx, pointItemWithdraw, func() error {
+				r.withdraw(ctx, a.task, a.shared)
+				return nil
+			})
 		case lookAgain:
-			r.startLook(ctx, a.task)
+			r.startLook(ctx, a.tasks)
 		case recordCursor:
-			err = r.recordCursor(ctx, a.cursor)
+			err = r.act(ctx, pointCursorRecord, func() error { return r.recordCursor(ctx, a.cursor) })
 		case finishStep:
 			r.finishStep(ctx, a)
 		}
@@ -357,44 +393,68 @@ func (r *runner) withdraw(ctx context.Context, t *task, shared bool) {
 	}
 }
 
-// startLook inventories the task's filesystem on both sides in the background; the result comes through r.looks.
-func (r *runner) startLook(ctx context.Context, t *task) {
-	filesystem, targetFilesystem := t.Filesystem, t.TargetFilesystem
-	target := r.plan.Spec.Targets[t.Target]
+// startLook inventories the filesystems of tasks of one target on both sides in the background; the result comes through r.looks.
+func (r *runner) startLook(ctx context.Context, tasks []*task) {
+	target := r.plan.Spec.Targets[tasks[0].Target]
+	var wanted []lookWanted
+	for _, t := range tasks {
+		wanted = append(wanted, lookWanted{source: t.Filesystem, target: t.TargetFilesystem})
+	}
 	r.lookers.Go(func() {
-		seen := r.look(ctx, target, filesystem, targetFilesystem)
+		seen := r.look(ctx, target, wanted)
 		select {
-		case r.looks <- lookResult{t, seen}:
+		case r.looks <- lookResult{tasks, seen}:
 		case <-ctx.Done():
 		}
 	})
 }
 
-func (r *runner) look(ctx context.Context, target protocol.JobTarget, filesystem, targetFilesystem string) look {
+// lookWanted is a pair of filesystems to look at.
+type lookWanted struct{ source, target string }
+
+// lookSingly is up to how many filesystems are asked for by name. For more of them, each side is asked for all that the job has
+// there, which is one listing.
+const lookSingly = 4
+
+func (r *runner) look(ctx context.Context, target protocol.JobTarget, wanted []lookWanted) []look {
 	spec := r.plan.Spec
+	fromSource, fromTarget := sourceRequest(spec), targetRequest(spec, target)
+	if len(wanted) <= lookSingly {
+		fromSource, fromTarget = protocol.InventoryRequest{Exact: true}, protocol.InventoryRequest{Exact: true}
+		for _, pair := range wanted {
+			fromSource.Roots = append(fromSource.Roots, pair.source)
+			fromTarget.Roots = append(fromTarget.Roots, pair.target)
+		}
+	}
 	deadline := spec.Replication.Deadlines.Inventory.Std()
-	source, err := r.asker.inventory(ctx, spec.Source.Host,
-		protocol.InventoryRequest{Roots: []string{filesystem}, Exact: true}, deadline)
-	if err != nil {
-		return look{failure: protocol.AsFailure(err, protocol.Transient)}
+	source, err := r.asker.inventory(ctx, spec.Source.Host, fromSource, deadline)
+	var received inventory
+	if err == nil {
+		received, err = r.asker.inventory(ctx, target.Host, fromTarget, deadline)
 	}
-	receiver, err := r.asker.inventory(ctx, target.Host,
-		protocol.InventoryRequest{Roots: []string{targetFilesystem}, Exact: true}, deadline)
-	if err != nil {
-		return look{failure: protocol.AsFailure(err, protocol.Transient)}
+	looks := make([]look, len(wanted))
+	onSource, onTarget := source.byName(), received.byName()
+	for i, pair := range wanted {
+		if err != nil {
+			looks[i] = look{failure: protocol.AsFailure(err, protocol.Transient)}
+		} else {
+			looks[i] = lookOf(spec, target, pair.source, onSource[pair.source], onTarget[pair.target])
+		}
 	}
-	received := receiver.find(targetFilesystem)
-	sourceDataset := source.find(filesystem)
-	if sourceDataset == nil {
-		gone := plan.SourceGone(spec, target, filesystem, received)
-		return look{failure: gone.Conflict.Failure()}
+	return looks
+}
+
+// lookOf is what there is of one filesystem, and what follows from it; a side that does not have it is nil.
+func lookOf(spec protocol.Job, target protocol.JobTarget, filesystem string, source, received *protocol.Dataset) look {
+	if source == nil {
+		return look{failure: plan.SourceGone(spec, target, filesystem, received).Conflict.Failure()}
 	}
 	seen := look{
-		result:      plan.Filesystem(spec, target, *sourceDataset, received),
+		result:      plan.Filesystem(spec, target, *source, received),
 		receiverHas: map[uint64]bool{},
 		sourceHas:   map[uint64]bool{},
 	}
-	for _, version := range sourceDataset.Versions {
+	for _, version := range source.Versions {
 		seen.sourceHas[version.GUID] = true
 	}
 	if received != nil {
@@ -440,7 +500,7 @@ func (r *runner) notify(ctx context.Context, notice protocol.CancelNotice) {
 
 func (r *runner) finish(ctx context.Context, state protocol.PlanState, failure *protocol.Failure) error {
 	r.plan.State, r.plan.Failure, r.plan.Waiting = state, failure, ""
-	r.plan.Finished = time.Now().UTC()
+	r.plan.Finished = r.now().UTC()
 	if err := r.saveHead(ctx); err != nil {
 		return err
 	}

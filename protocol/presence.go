@@ -31,6 +31,9 @@ type Presence struct {
 // PresenceTTL before is when the worker was last seen.
 const PresenceTTL = 30 * time.Second
 
+// HostMarkerTTL is how long the marker of a worker that is gone is kept.
+const HostMarkerTTL = 30 * 24 * time.Hour
+
 // PoolInfo is a pool of a host.
 type PoolInfo struct {
 	Name     string `msgpack:"name" json:"name"`

@@ -60,15 +60,14 @@ const (
 	// stream unseen.
 	MaxDeliveries = 1000
 
-	jobHistory            = 10                  // versions of a job's spec that are kept
-	eventsPerSubject      = 256                 // of one kind for one step; bounds progress
-	deadLettersPerSubject = 4096                // from one reporter
-	maxAckPending         = 1024                // items of one consumer under way or in back-off
-	markerTTL             = time.Hour           // how long an expired or purged key leaves its mark for watchers
-	hostMarkerTTL         = 30 * 24 * time.Hour // how long it is known when a worker that is gone was last seen
-	workDuplicates        = time.Hour           // a leader may take over this late, and publish an item again
-	eventDuplicates       = 10 * time.Minute    // a worker may try this long to publish an event
-	ensureTries           = 5                   // several coordinators may create the same resource at once
+	jobHistory            = 10               // versions of a job's spec that are kept
+	eventsPerSubject      = 256              // of one kind for one step; bounds progress
+	deadLettersPerSubject = 4096             // from one reporter
+	maxAckPending         = 1024             // items of one consumer under way or in back-off
+	markerTTL             = time.Hour        // how long an expired or purged key leaves its mark for watchers
+	workDuplicates        = time.Hour        // a leader may take over this late, and publish an item again
+	eventDuplicates       = 10 * time.Minute // a worker may try this long to publish an event
+	ensureTries           = 5                // several coordinators may create the same resource at once
 )
 
 // ErrRevision says that somebody else has changed the key since the revision that a write was to follow.
@@ -145,7 +144,7 @@ func (o ResourceOptions) buckets() []jetstream.KeyValueConfig {
 		}
 	}
 	hosts := bucket(BucketHosts, "workers that are alive", 1)
-	hosts.LimitMarkerTTL = hostMarkerTTL
+	hosts.LimitMarkerTTL = HostMarkerTTL
 	return []jetstream.KeyValueConfig{
 		bucket(BucketJobs, "jobs as submitted", jobHistory),
 		bucket(BucketPlans, "plans and their tasks", 1),

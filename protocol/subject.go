@@ -146,3 +146,19 @@ func CursorKey(job string, target JobID, filesystem string) string {
 func HostKey(host Host, worker string) string {
 	return EscapeToken(string(host)) + "." + EscapeToken(worker)
 }
+
+// ParseHostKey takes a key of BucketHosts apart. A key that HostKey does not make is an error of kind Usage.
+func ParseHostKey(key string) (host Host, worker string, err error) {
+	first, second, found := strings.Cut(key, ".")
+	name, err := UnescapeToken(first)
+	if err == nil {
+		worker, err = UnescapeToken(second)
+	}
+	if err == nil {
+		err = Host(name).Validate()
+	}
+	if err != nil || !found || HostKey(Host(name), worker) != key {
+		return "", "", Usagef("key %q in bucket %s is none of a worker", key, BucketHosts)
+	}
+	return Host(name), worker, nil
+}

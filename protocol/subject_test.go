@@ -60,6 +60,20 @@ func TestParsePlanKeyIsTheInverse(t *testing.T) {
 	})
 }
 
+func TestParseHostKeyIsTheInverse(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"alpha-1", "alpha.example:1", "", "a b"} {
+		host, worker, err := protocol.ParseHostKey(protocol.HostKey("alpha", name))
+		require.NoError(t, err)
+		require.Equal(t, protocol.Host("alpha"), host)
+		require.Equal(t, name, worker)
+	}
+	for _, key := range []string{"", "alpha", "Alpha.w", "alpha.w.x", "alpha.=2", "=61lpha.w", ".w"} {
+		_, _, err := protocol.ParseHostKey(key)
+		require.ErrorContains(t, err, "none of a worker", key)
+	}
+}
+
 func FuzzParsePlanKey(f *testing.F) {
 	for _, seed := range []string{
 		"p.head", "p.request", "p.cancel", "p.task.0", "p.task.17", "p", "", ".", "p.", "p.task", "p.task.", "p.task.-1", "p.task.01",

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/zfleet/zfleet/protocol"
 )
 
@@ -87,7 +89,10 @@ func (w *Worker) tellPresence(ctx context.Context, pools []protocol.PoolInfo) er
 func (w *Worker) takeLeave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if err := w.config.Resources.Hosts.Delete(ctx, protocol.HostKey(w.config.Host, w.config.Name)); err != nil {
+	// What is left behind is a marker that says when; a plain deletion would leave one for ever for each process that ever ran.
+	err := w.config.Resources.Hosts.Purge(ctx, protocol.HostKey(w.config.Host, w.config.Name),
+		jetstream.PurgeTTL(protocol.HostMarkerTTL))
+	if err != nil {
 		w.logger.DebugContext(ctx, "the presence was not taken back and will expire", slog.Any("error", err))
 	}
 }
