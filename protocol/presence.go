@@ -18,13 +18,15 @@ type Presence struct {
 	Features map[string]bool `msgpack:"features" json:"features"`
 	Pools    []PoolInfo      `msgpack:"pools" json:"pools"`
 	// Addresses are those of its data port, as senders should dial them.
-	Addresses   []string  `msgpack:"addresses" json:"addresses"`
-	TLS         bool      `msgpack:"tls" json:"tls"`
-	Fingerprint []byte    `msgpack:"fingerprint,omitempty" json:"fingerprint,omitempty"`
-	SendSlots   int       `msgpack:"send_slots" json:"send_slots"`
-	RecvSlots   int       `msgpack:"recv_slots" json:"recv_slots"`
-	Started     time.Time `msgpack:"started" json:"started"`
-	Seen        time.Time `msgpack:"seen" json:"seen"`
+	Addresses   []string `msgpack:"addresses" json:"addresses"`
+	TLS         bool     `msgpack:"tls" json:"tls"`
+	Fingerprint []byte   `msgpack:"fingerprint,omitempty" json:"fingerprint,omitempty"`
+	SendSlots   int      `msgpack:"send_slots" json:"send_slots"`
+	RecvSlots   int      `msgpack:"recv_slots" json:"recv_slots"`
+	// Draining says that it claims nothing more, and stops when its steps have ended.
+	Draining bool      `msgpack:"draining,omitempty" json:"draining,omitempty"`
+	Started  time.Time `msgpack:"started" json:"started"`
+	Seen     time.Time `msgpack:"seen" json:"seen"`
 }
 
 // PresenceTTL is how long a presence outlives a worker that says nothing more. What is left of it then is a marker, from which

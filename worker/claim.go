@@ -24,34 +24,37 @@ import (
 	"github.com/zfleet/zfleet/protocol"
 )
 
-// takeItems runs one slot: it asks for an item only when it is free.
-func (w *Worker) takeItems(ctx context.Context, role protocol.Role) {
+// takeItems runs one slot: it asks for an item only when it is free, until asking ends. The step that the slot works on then
+// goes on, until ctx ends.
+func (w *Worker) takeItems(ctx, asking context.Context, role protocol.Role) {
 	var consumer jetstream.Consumer
-	for wait := time.Duration(0); ctx.Err() == nil; {
+	for wait := time.Duration(0); asking.Err() == nil; {
 		if wait > 0 {
 			select {
 			case <-time.After(wait):
-			case <-ctx.Done():
+			case <-asking.Done():
 				return
 			}
 			wait = 0
 		}
 		var err error
 		if consumer == nil {
-			consumer, err = protocol.EnsureWorkConsumer(ctx, w.config.Resources.JetStream, w.config.Host, role, w.config.AckWait)
+			consumer, err = protocol.EnsureWorkConsumer(asking, w.config.Resources.JetStream, w.config.Host, role, w.config.AckWait)
 		}
 		var message jetstream.Msg
 		if err == nil {
-			message, err = nextItem(ctx, consumer)
+			message, err = nextItem(asking, consumer)
 		}
 		switch {
-		case ctx.Err() != nil:
+		case message != nil && asking.Err() != nil:
+			(&claim{worker: w, message: message, logger: w.logger}).giveBack(asking, errors.New("the worker claims nothing more"))
+		case message != nil:
+			w.handle(ctx, role, message)
+		case asking.Err() != nil:
 			return
 		case err != nil:
 			w.logger.WarnContext(ctx, "cannot ask for work; trying on", slog.String("role", string(role)), slog.Any("error", err))
 			consumer, wait = nil, 2*time.Second
-		case message != nil:
-			w.handle(ctx, role, message)
 		}
 	}
 }

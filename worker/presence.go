@@ -21,6 +21,7 @@ const (
 
 // present tells the presence until ctx ends, and takes it back then.
 func (w *Worker) present(ctx context.Context) {
+	draining := w.draining
 	ticker := time.NewTicker(presenceEvery)
 	defer ticker.Stop()
 	var pools []protocol.PoolInfo
@@ -40,8 +41,19 @@ func (w *Worker) present(ctx context.Context) {
 		case <-ctx.Done():
 			w.takeLeave(ctx)
 			return
+		case <-draining:
+			draining = nil // it stays closed, and is told once
 		case <-ticker.C:
 		}
+	}
+}
+
+func (w *Worker) drains() bool {
+	select {
+	case <-w.draining:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -73,7 +85,7 @@ func (w *Worker) tellPresence(ctx context.Context, pools []protocol.PoolInfo) er
 			"channel_programs": features.ChannelPrograms, "large_blocks": features.LargeBlocks, "saved_send": features.SavedSend,
 		},
 		Pools: pools, Addresses: w.listener.Addresses(), TLS: w.listener.TLS(), Fingerprint: w.listener.Fingerprint(),
-		SendSlots: w.config.Slots.Send, RecvSlots: w.config.Slots.Recv, Started: w.started, Seen: time.Now().UTC(),
+		SendSlots: w.config.Slots.Send, RecvSlots: w.config.Slots.Recv, Draining: w.drains(), Started: w.started, Seen: time.Now().UTC(),
 	}
 	data, err := protocol.EncodeValue(presence)
 	if err != nil {

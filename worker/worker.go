@@ -76,9 +76,12 @@ type Worker struct {
 	active   *activeSteps
 	// unreachable is what the worker remembers of ways that do not work.
 	unreachable *unreachable
-	logger      *slog.Logger
-	tracer      trace.Tracer
-	started     time.Time
+	// draining is closed by Drain.
+	draining  chan struct{}
+	drainOnce sync.Once
+	logger    *slog.Logger
+	tracer    trace.Tracer
+	started   time.Time
 }
 
 const (
@@ -126,13 +129,19 @@ func New(config Config) (*Worker, error) {
 		limits:      bandwidth.New(config.Bandwidth.Send, config.Bandwidth.Recv),
 		jobs:        newJobLimits(),
 		unreachable: newUnreachable(),
+		draining:    make(chan struct{}),
 		logger:      logger,
 		tracer:      config.TracerProvider.Tracer("github.com/zfleet/zfleet/worker"),
 	}, nil
 }
 
+// Drain has Run take no more items, and return nil once the steps under way have ended by themselves. Until then their claims are
+// kept and requests are answered, and the presence says that the worker is on its way out. Drain does not wait. It may be called
+// from any goroutine, at any time and any number of times. Ending Run's context stops a draining worker at once, as any other.
+func (w *Worker) Drain() { w.drainOnce.Do(func() { close(w.draining) }) }
+
 // Run works until ctx ends: steps under way are then stopped, their items are given back, and Run returns nil when nothing
-// is running any more. An error says that the worker could not start.
+// is running any more. After Drain, it returns nil when they have ended. An error says that the worker could not start.
 func (w *Worker) Run(ctx context.Context) error {
 	w.started = time.Now().UTC()
 	_, err := w.config.ZFS.Features(ctx)
@@ -172,19 +181,31 @@ func (w *Worker) work(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("worker of %s: %w", w.config.Host, err)
 	}
-	var running sync.WaitGroup
-	running.Go(func() { w.present(ctx) })
-	running.Go(func() { w.followJobs(ctx) })
-	for role, slots := range map[protocol.Role]int{
+	// What serves the steps outlasts the last of them.
+	serving, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	asking, stopAsking := context.WithCancel(ctx)
+	defer stopAsking()
+	var running, slots sync.WaitGroup
+	running.Go(func() { w.present(serving) })
+	running.Go(func() { w.followJobs(serving) })
+	for role, count := range map[protocol.Role]int{
 		protocol.RoleSend: w.config.Slots.Send, protocol.RoleRecv: w.config.Slots.Recv,
 	} {
-		for range slots {
-			running.Go(func() { w.takeItems(ctx, role) })
+		for range count {
+			slots.Go(func() { w.takeItems(ctx, asking, role) })
 		}
 	}
 	w.logger.InfoContext(ctx, "worker runs", slog.Any("addresses", w.listener.Addresses()),
 		slog.Int("send_slots", w.config.Slots.Send), slog.Int("recv_slots", w.config.Slots.Recv))
-	<-ctx.Done()
+	select {
+	case <-ctx.Done():
+	case <-w.draining:
+		w.logger.InfoContext(ctx, "the worker claims nothing more, and stops when its steps have ended")
+		stopAsking()
+	}
+	slots.Wait()
+	stopServing()
 	running.Wait()
 	if err := stopService(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
 		w.logger.DebugContext(ctx, "the service was not stopped in order", slog.Any("error", err))

@@ -93,29 +93,46 @@ func logger(t testing.TB) *slog.Logger {
 type Process struct {
 	Name string
 
-	t    testing.TB
-	conn *nats.Conn
-	stop context.CancelFunc
-	done chan struct{}
-	err  error
+	t      testing.TB
+	conn   *nats.Conn
+	runner runner
+	stop   context.CancelFunc
+	done   chan struct{}
+	err    error
+}
+
+// runner is a coordinator or a worker.
+type runner interface {
+	Run(ctx context.Context) error
 }
 
 // start runs a process with a connection of its own, at the site.
-func (f *Fleet) start(site Site, name string, run func(context.Context, *nats.Conn, *protocol.Resources) error) *Process {
+func (f *Fleet) start(site Site, name string, prepare func(*nats.Conn, *protocol.Resources) (runner, error)) *Process {
 	f.t.Helper()
 	conn, err := nats.Connect("", nats.InProcessServer(site.Server), nats.Name(name), nats.MaxReconnects(-1),
 		nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
 	require.NoError(f.t, err)
 	resources, err := openResources(f.t, conn, site.Domain)
 	require.NoError(f.t, err)
+	runner, err := prepare(conn, resources)
+	require.NoError(f.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &Process{Name: name, t: f.t, conn: conn, stop: cancel, done: make(chan struct{})}
+	p := &Process{Name: name, t: f.t, conn: conn, runner: runner, stop: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		p.err = run(ctx, conn, resources)
+		p.err = runner.Run(ctx)
 	}()
 	f.t.Cleanup(p.Stop)
 	return p
+}
+
+// Drain has a worker take no more items and end once its steps have; the channel is closed when it has ended.
+func (p *Process) Drain() (ended <-chan struct{}) {
+	p.t.Helper()
+	w, isWorker := p.runner.(*worker.Worker)
+	require.True(p.t, isWorker, "%s is no worker", p.Name)
+	w.Drain()
+	return p.done
 }
 
 // Stop asks the process to end, and waits until it has.
@@ -141,12 +158,12 @@ func (p *Process) Kill() {
 func (f *Fleet) StartCoordinator() *Process {
 	f.t.Helper()
 	name := fmt.Sprintf("coordinator-%d", f.counter.Add(1))
-	return f.start(f.site, name, func(ctx context.Context, conn *nats.Conn, resources *protocol.Resources) error {
+	return f.start(f.site, name, func(conn *nats.Conn, resources *protocol.Resources) (runner, error) {
 		return coordinator.New(coordinator.Config{
 			Name: name, Host: "test", Conn: conn, Resources: resources, LeaseTTL: 3 * time.Second, Logger: f.logger,
 			CollectEvery: 200 * time.Millisecond, CollectGrace: time.Second,
 			TracerProvider: f.TracerProvider,
-		}).Run(ctx)
+		}), nil
 	})
 }
 
@@ -179,19 +196,16 @@ func (f *Fleet) StartWorker(host Host) *Process {
 	if host.Site != nil {
 		site = *host.Site
 	}
-	return f.start(site, name, func(ctx context.Context, conn *nats.Conn, resources *protocol.Resources) error {
-		w, err := worker.New(worker.Config{
+	return f.start(site, name, func(conn *nats.Conn, resources *protocol.Resources) (runner, error) {
+		return worker.New(worker.Config{
 			Host: host.Name, Name: name, Version: "test", Conn: conn, Resources: resources,
 			ZFS: zfs.New(zfs.Observe(host.Runner, f.logger, f.TracerProvider)), Slots: host.Slots,
 			Data: tcp.Config{
 				Listen: "127.0.0.1:0", Advertise: host.Advertise, TLS: !host.PlainTCP, Logger: f.logger,
 			},
-			Bandwidth: host.Bandwidth, ShareWindow: host.ShareWindow, Policy: host.Policy, AckWait: AckWait, Logger: f.logger, TracerProvider: f.TracerProvider,
+			Bandwidth: host.Bandwidth, ShareWindow: host.ShareWindow, Policy: host.Policy, AckWait: AckWait,
+			Logger: f.logger, TracerProvider: f.TracerProvider,
 		})
-		if err != nil {
-			return err
-		}
-		return w.Run(ctx)
 	})
 }
 
