@@ -4,10 +4,12 @@ package natstest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,33 +27,114 @@ const (
 	maxStore  = 4 << 30
 )
 
-// Node is a running NATS server among others. It is safe for concurrent use.
+// Node is a NATS server among others. It is safe for concurrent use.
 type Node struct {
+	leaf    string // where it takes leaf nodes, host:port
+	options *server.Options
+
+	mu     sync.Mutex
 	server *server.Server
-	leaf   string // where it takes leaf nodes, host:port
 }
 
 var _ nats.InProcessConnProvider = (*Node)(nil)
 
+func (n *Node) current() *server.Server {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.server
+}
+
 // Name is the server's name.
-func (n *Node) Name() string { return n.server.Name() }
+func (n *Node) Name() string { return n.options.ServerName }
 
 // ClientURL is the URL for clients.
-func (n *Node) ClientURL() string { return n.server.ClientURL() }
+func (n *Node) ClientURL() string { return n.current().ClientURL() }
 
 // InProcessConn is a new connection to the server, for the NATS client.
 func (n *Node) InProcessConn() (net.Conn, error) {
-	connection, err := n.server.InProcessConn()
+	running := n.current()
+	if !running.Running() {
+		return nil, fmt.Errorf("connecting to %s: it is down", n.Name())
+	}
+	connection, err := running.InProcessConn()
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %s: %w", n.Name(), err)
 	}
 	return connection, nil
 }
 
-// Shutdown stops the server for good and waits until it is down. More calls do nothing.
+// Shutdown stops the server and waits until it is down. More calls do nothing.
 func (n *Node) Shutdown() {
-	n.server.Shutdown()
-	n.server.WaitForShutdown()
+	running := n.current()
+	running.Shutdown()
+	running.WaitForShutdown()
+}
+
+// LameDuck stops the server as operators do, who want its clients to leave it before: it tells them, and closes their
+// connections one after another. It waits until the server is down.
+func (n *Node) LameDuck() {
+	running := n.current()
+	running.LameDuckShutdown()
+	running.WaitForShutdown()
+}
+
+// Start starts the server again after Shutdown, with its ports and with what it has stored. It does not wait until the server
+// takes clients, since a cluster's servers need each other for that; AwaitJetStream does.
+func (n *Node) Start(t testing.TB) {
+	t.Helper()
+	started, err := server.NewServer(n.options.Clone())
+	require.NoError(t, err, "configuring the test's NATS server %s again", n.Name())
+	n.mu.Lock()
+	n.server = started
+	n.mu.Unlock()
+	started.Start()
+}
+
+// Reload makes the server take on a change of its configuration while it runs.
+func (n *Node) Reload(t testing.TB, change func(*server.Options)) {
+	t.Helper()
+	change(n.options)
+	require.NoError(t, n.current().ReloadOptions(n.options.Clone()))
+}
+
+// AwaitJetStream waits until the servers, all of a cluster, carry one JetStream and answer for it.
+func AwaitJetStream(t testing.TB, nodes []*Node) {
+	t.Helper()
+	awaitJetStream(t, nodes)
+}
+
+// Any is a way to the first of the servers that runs, for clients that outlive each of them.
+type Any []*Node
+
+var _ nats.InProcessConnProvider = Any(nil)
+
+// InProcessConn is a new connection to the first server that takes it.
+func (a Any) InProcessConn() (net.Conn, error) {
+	var errs []error
+	for _, node := range a {
+		connection, err := node.InProcessConn()
+		if err == nil {
+			return connection, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// LeaderOf is the server that leads the stream now.
+func LeaderOf(t testing.TB, nodes []*Node, stream string) *Node {
+	t.Helper()
+	var leader *Node
+	await(t, "a leader of "+stream, func() bool {
+		for _, node := range nodes {
+			if node.current().JetStreamIsStreamLeader("$G", stream) {
+				leader = node
+				return true
+			}
+		}
+		return false
+	})
+	return leader
 }
 
 // Cluster starts a cluster of so many servers, with a JetStream that all of them carry, so that streams can have as many
@@ -70,8 +153,8 @@ func Clusters(t testing.TB, firstSize, secondSize int) (first, second []*Node) {
 	first = startCluster(t, "first", firstSize, func(options *server.Options) {
 		options.Gateway = gateway("first")
 	})
-	await(t, "the first cluster's gateway", func() bool { return first[0].server.GatewayAddr() != nil })
-	known := &server.RemoteGatewayOpts{Name: "first", URLs: []*url.URL{{Host: first[0].server.GatewayAddr().String()}}}
+	await(t, "the first cluster's gateway", func() bool { return first[0].current().GatewayAddr() != nil })
+	known := &server.RemoteGatewayOpts{Name: "first", URLs: []*url.URL{{Host: first[0].current().GatewayAddr().String()}}}
 	second = startCluster(t, "second", secondSize, func(options *server.Options) {
 		options.Gateway = gateway("second", known)
 	})
@@ -87,7 +170,8 @@ func gateway(name string, remotes ...*server.RemoteGatewayOpts) server.GatewayOp
 // are told all their ports for routes before the first one starts, since they would not form a JetStream otherwise.
 func startCluster(t testing.TB, name string, size int, change func(*server.Options)) []*Node {
 	t.Helper()
-	ports := freePorts(t, size)
+	all := freePorts(t, 2*size)
+	ports, clientPorts := all[:size], all[size:]
 	var routes []*url.URL
 	for _, port := range ports {
 		routes = append(routes, &url.URL{Scheme: "nats-route", Host: net.JoinHostPort(loopback, strconv.Itoa(port))})
@@ -95,7 +179,7 @@ func startCluster(t testing.TB, name string, size int, change func(*server.Optio
 	var nodes []*Node
 	for i, port := range ports {
 		options := optionsOf(t, fmt.Sprintf("%s-%d", name, i+1))
-		options.JetStream, options.Routes = true, routes
+		options.JetStream, options.Routes, options.Port = true, routes, clientPorts[i]
 		options.Cluster = server.ClusterOpts{Name: name, Host: loopback, Port: port}
 		if change != nil {
 			change(options)
@@ -130,10 +214,10 @@ func awaitJetStream(t testing.TB, nodes []*Node) {
 	await(t, "one JetStream of all servers", func() bool {
 		complete := false // only the leader knows its peers
 		for _, node := range nodes {
-			if !node.server.JetStreamIsCurrent() {
+			if !node.current().JetStreamIsCurrent() {
 				return false
 			}
-			complete = complete || len(node.server.JetStreamClusterPeers()) == len(nodes)
+			complete = complete || len(node.current().JetStreamClusterPeers()) == len(nodes)
 		}
 		return complete
 	})
@@ -152,7 +236,7 @@ func Hub(t testing.TB, domain string) *Node {
 	options.LeafNode = server.LeafNodeOpts{Host: loopback, Port: server.RANDOM_PORT}
 	hub := start(t, options)
 	hub.awaitClients(t)
-	state, err := hub.server.Varz(nil)
+	state, err := hub.current().Varz(nil)
 	require.NoError(t, err)
 	hub.leaf = net.JoinHostPort(loopback, strconv.Itoa(state.LeafNode.Port))
 	return hub
@@ -171,7 +255,7 @@ func Leaf(t testing.TB, hub *Node, domain string) *Node {
 	}
 	leaf := start(t, options)
 	leaf.awaitClients(t)
-	awaitAnswer(t, leaf, hub.server.JetStreamConfig().Domain)
+	awaitAnswer(t, leaf, hub.current().JetStreamConfig().Domain)
 	return leaf
 }
 
@@ -180,15 +264,17 @@ func optionsOf(t testing.TB, name string) *server.Options {
 	return &server.Options{
 		ServerName: name, Host: loopback, Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
 		StoreDir: t.TempDir(), JetStreamMaxMemory: maxMemory, JetStreamMaxStore: maxStore,
+		LameDuckDuration: 500 * time.Millisecond, LameDuckGracePeriod: 100 * time.Millisecond,
 	}
 }
 
 // start starts a server that ends with the test.
 func start(t testing.TB, options *server.Options) *Node {
 	t.Helper()
-	started, err := server.NewServer(options)
+	node := &Node{options: options}
+	started, err := server.NewServer(options.Clone())
 	require.NoError(t, err, "configuring the test's NATS server %s", options.ServerName)
-	node := &Node{server: started}
+	node.server = started
 	t.Cleanup(node.Shutdown)
 	started.Start()
 	return node
@@ -196,7 +282,7 @@ func start(t testing.TB, options *server.Options) *Node {
 
 func (n *Node) awaitClients(t testing.TB) {
 	t.Helper()
-	require.True(t, n.server.ReadyForConnections(Patience), "the test's NATS server %s does not get ready", n.Name())
+	require.True(t, n.current().ReadyForConnections(Patience), "the test's NATS server %s does not get ready", n.Name())
 }
 
 // awaitAnswer waits until a client of the server reaches the JetStream of the domain.
