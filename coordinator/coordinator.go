@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
@@ -77,47 +79,58 @@ func New(config Config) *Coordinator {
 }
 
 // Run campaigns and leads until ctx ends, and returns nil then. A term that ends for another reason is logged, and the
-// coordinator campaigns again.
+// coordinator campaigns again: soon, but not as soon each time where one term after another ends early.
 func (c *Coordinator) Run(ctx context.Context) error {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval, pause.RandomizationFactor = c.config.LeaseTTL/5, 4*c.config.LeaseTTL, 0
 	for {
 		held := &lease{
 			resources: c.config.Resources,
 			value:     protocol.Lease{Holder: c.config.Name, Host: c.config.Host},
 			ttl:       c.config.LeaseTTL,
+			now:       c.config.Now,
 			logger:    c.config.Logger,
 			failPoint: c.config.FailPoint,
 		}
 		if !held.acquire(ctx) {
 			return nil
 		}
+		began := time.Now()
 		c.config.Logger.InfoContext(ctx, "this coordinator leads")
-		if err := c.term(ctx, held); err != nil && ctx.Err() == nil {
-			c.config.Logger.WarnContext(ctx, "this coordinator no longer leads; it asks for the lease again", slog.Any("error", err))
+		err := c.term(ctx, held)
+		if time.Since(began) > 4*c.config.LeaseTTL {
+			pause.Reset()
+		}
+		next := pause.NextBackOff()
+		if ctx.Err() == nil {
+			c.config.Logger.WarnContext(ctx, "this coordinator no longer leads; it asks for the lease again, unless another one leads",
+				slog.Any("error", err), slog.Duration("after", next))
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(c.config.LeaseTTL / 5):
+		case <-time.After(next):
 		}
 	}
 }
 
-// term leads as long as the lease is held.
+// term leads as long as the lease is held. Its error is why it ended.
 func (c *Coordinator) term(ctx context.Context, held *lease) error {
-	termContext, end := context.WithCancelCause(ctx)
-	renewing := make(chan struct{})
-	go func() {
-		defer close(renewing)
-		if err := held.keep(termContext); err != nil {
-			end(fmt.Errorf("lease: %w", err))
-		}
-	}()
+	termContext, end := context.WithCancelCause(during(ctx, held))
+	var watching sync.WaitGroup
+	for _, watch := range []func(context.Context) error{held.keep, held.expire} {
+		watching.Go(func() {
+			if err := watch(termContext); err != nil {
+				end(fmt.Errorf("lease: %w", err))
+			}
+		})
+	}
 	err := newLeader(c).lead(termContext)
 	if cause := context.Cause(termContext); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
 	end(nil)
-	<-renewing
+	watching.Wait()
 	releaseContext, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	held.release(releaseContext)

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -373,6 +374,9 @@ func (r *runner) publish(ctx context.Context, t *task, item protocol.WorkItem) e
 // withdraw removes the work items of a try that is over, so that nobody claims them for nothing, and tells the workers that
 // have claimed them to stop. Both are a help and no more: a worker drops an item that a newer one supersedes.
 func (r *runner) withdraw(ctx context.Context, t *task, shared bool) {
+	if leading(ctx) != nil {
+		return
+	}
 	sequences := r.workItem[t]
 	delete(r.workItem, t)
 	if t.Attempt > 0 {
@@ -465,6 +469,9 @@ func lookOf(spec protocol.Job, target protocol.JobTarget, filesystem string, sou
 	return seen
 }
 
+// recordCursor stores the view of the cursor, unless a later one is there: this coordinator may have been stopped between
+// the event and now, and not know that another one has led since. So the key is read first, then the clock is asked, and what is
+// written must follow what was read.
 func (r *runner) recordCursor(ctx context.Context, cursor protocol.Cursor) error {
 	data, err := protocol.EncodeValue(cursor)
 	if err != nil {
@@ -472,9 +479,37 @@ func (r *runner) recordCursor(ctx context.Context, cursor protocol.Cursor) error
 	}
 	key := protocol.CursorKey(cursor.Job, cursor.JobID, cursor.Filesystem)
 	_, err = retry(ctx, "record the cursor of "+cursor.Filesystem, func(ctx context.Context) (uint64, error) {
-		return r.resources.Cursors.Put(ctx, key, data)
+		for {
+			entry, err := r.resources.Cursors.Get(ctx, key)
+			if err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) {
+				return 0, err
+			}
+			if err == nil && isLater(entry, cursor) {
+				return entry.Revision(), nil
+			}
+			if err := leading(ctx); err != nil {
+				return 0, backoff.Permanent(err)
+			}
+			var revision uint64
+			if err != nil {
+				revision, err = r.resources.Cursors.Create(ctx, key, data)
+			} else {
+				revision, err = r.resources.Cursors.Update(ctx, key, data, entry.Revision())
+			}
+			if !isWrongRevision(err) {
+				return revision, err
+			}
+		}
 	})
 	return err
+}
+
+// isLater tells whether the entry has a cursor that came after the given one: told later, of a later version. (Clocks may be set
+// back, and filesystems made anew with a count of transactions that begins again; hardly both.)
+func isLater(entry jetstream.KeyValueEntry, cursor protocol.Cursor) bool {
+	var recorded protocol.Cursor
+	return protocol.DecodeValue(entry.Value(), &recorded) == nil && recorded.At.After(cursor.At) &&
+		recorded.Version.CreateTXG > cursor.Version.CreateTXG
 }
 
 func (r *runner) finishFromTasks(ctx context.Context) error {

@@ -27,9 +27,14 @@ type store struct {
 // maxStoreWait is how long a write to NATS is tried again before the leader gives up its term.
 const maxStoreWait = 2 * time.Minute
 
-// retry runs a request to NATS again, with back-off, until it succeeds, fails for good, or ctx ends.
+// retry runs a request to NATS again, with back-off, until it succeeds, fails for good, or ctx or the term that it belongs to
+// ends.
 func retry[T any](ctx context.Context, what string, request func(context.Context) (T, error)) (T, error) {
 	operation := func() (T, error) {
+		if err := leading(ctx); err != nil {
+			var none T
+			return none, backoff.Permanent(err)
+		}
 		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		value, err := request(attempt)
