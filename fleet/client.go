@@ -62,8 +62,12 @@ func (c *Client) bounded(ctx context.Context) (context.Context, context.CancelFu
 // explain makes a failure of what went wrong with a request to NATS: transient where it may go better next time.
 func (c *Client) explain(err error, format string, args ...any) error {
 	what := protocol.Failf(protocol.Transient, format, args...).Message
+	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout)
+	denied := protocol.Denied(c.conn)
 	switch {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+	case late && denied != nil:
+		return protocol.Failf(protocol.Permanent, "%s: %w", what, denied)
+	case late:
 		return protocol.Failf(protocol.Transient, "%s: NATS did not answer within %s; check that the server is up"+
 			" and that JetStream has a leader: %w", what, c.timeout, err)
 	case errors.Is(err, nats.ErrConnectionClosed):

@@ -13,6 +13,9 @@ import (
 // pagesInFlight bounds what an answer may pile up in the asking process before it is read, in bytes.
 const pagesInFlight = 256 << 20
 
+// flushTimeout bounds the wait for a server that has a request.
+const flushTimeout = 5 * time.Second
+
 // Page is one of the messages of an answer. Answers come in pages so that no message is larger than NATS allows, and
 // neither side holds a large answer twice.
 type Page interface {
@@ -77,6 +80,9 @@ func Ask[P Page](
 	if err := conn.PublishMsg(message); err != nil {
 		return Failf(Transient, "ask host %s: %w", host, err)
 	}
+	if err := askable(ctx, conn, host, message.Subject); err != nil {
+		return err
+	}
 	for expected := 0; ; expected++ {
 		var page P
 		if err := nextPage(ctx, replies, host, pageDeadline, &page); err != nil {
@@ -94,6 +100,20 @@ func Ask[P Page](
 			return nil
 		}
 	}
+}
+
+// askable tells whether NATS has let the request pass, which it does not answer otherwise. The server's answer to the flush
+// comes after what it says of the request.
+func askable(ctx context.Context, conn *nats.Conn, host Host, subject string) error {
+	flushContext, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	if conn.FlushWithContext(flushContext) != nil {
+		return nil // the wait for the answer will tell
+	}
+	if denied := Denied(conn); denied != nil && denied.Subject == subject {
+		return Failf(Transient, "ask host %s: %w", host, denied)
+	}
+	return nil
 }
 
 func nextPage(ctx context.Context, replies *nats.Subscription, host Host, deadline time.Duration, page any) error {

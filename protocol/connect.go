@@ -184,7 +184,7 @@ func (o ConnectOptions) dial() (connection *nats.Conn, domain string, err error)
 		settings = append(settings, nats.ClientCert(o.Cert, o.Key))
 	}
 	if o.URL != "" && o.Context == "" {
-		connection, err = nats.Connect(o.URL, settings...)
+		connection, err = nats.Connect(o.URL, append(settings, ownInbox)...)
 		return connection, o.Domain, err
 	}
 	loaded := false
@@ -193,7 +193,7 @@ func (o ConnectOptions) dial() (connection *nats.Conn, domain string, err error)
 		if o.URL != "" {
 			opts.Servers = strings.Split(o.URL, ",")
 		}
-		return nil
+		return ownInbox(opts)
 	})
 	connection, selected, err := natscontext.Connect(o.Context, settings...)
 	switch {
@@ -214,6 +214,7 @@ func (o ConnectOptions) dial() (connection *nats.Conn, domain string, err error)
 // settings are the options of every connection.
 func (o ConnectOptions) settings() []nats.Option {
 	logger := o.Logger
+	denied := &denials{logger: logger}
 	return []nats.Option{
 		nats.Name(o.Name),
 		nats.Timeout(2 * time.Second),
@@ -230,13 +231,18 @@ func (o ConnectOptions) settings() []nats.Option {
 			logger.Warn("the connection to NATS is lost; reconnecting", "error", err)
 		}),
 		nats.ReconnectHandler(func(connection *nats.Conn) {
+			denied.forget()
 			logger.Info("connected to NATS again", "server", connection.ConnectedUrlRedacted(),
 				"version", connection.ConnectedServerVersion(), "reconnects", connection.Stats().Reconnects)
 		}),
 		nats.LameDuckModeHandler(func(connection *nats.Conn) {
 			logger.Info("the NATS server is about to stop", "server", connection.ConnectedUrlRedacted())
 		}),
-		nats.ErrorHandler(func(_ *nats.Conn, subscription *nats.Subscription, err error) {
+		nats.ErrorHandler(func(connection *nats.Conn, subscription *nats.Subscription, err error) {
+			if violation := permissionError(err); violation != nil {
+				denied.note(connection, violation)
+				return
+			}
 			if subscription != nil {
 				logger.Error("NATS reports an error", "error", err, "subject", subscription.Subject)
 				return
@@ -265,6 +271,7 @@ func checkServer(ctx context.Context, js jetstream.JetStream) error {
 			server, version, minServerMajor, minServerMinor)
 	}
 	_, err := js.AccountInfo(ctx)
+	err = explainDenied(js.Conn(), "", err)
 	silent := errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount)
 	switch {
 	case silent && domain != "":

@@ -172,17 +172,17 @@ func (o ResourceOptions) objects() jetstream.ObjectStoreConfig {
 func EnsureResources(ctx context.Context, js jetstream.JetStream, options ResourceOptions) (*Resources, error) {
 	for _, config := range options.streams() {
 		if err := ensure(ctx, func() error { return ensureStream(ctx, js, config, options.Replicas) }); err != nil {
-			return nil, resourceError("creating the stream "+config.Name, err)
+			return nil, resourceError("creating the stream "+config.Name, explainDenied(js.Conn(), "", err))
 		}
 	}
 	for _, config := range options.buckets() {
 		if err := ensure(ctx, func() error { return ensureBucket(ctx, js, config, options.Replicas) }); err != nil {
-			return nil, resourceError("creating the bucket "+config.Bucket, err)
+			return nil, resourceError("creating the bucket "+config.Bucket, explainDenied(js.Conn(), "", err))
 		}
 	}
 	objects := options.objects()
 	if err := ensure(ctx, func() error { return ensureObjects(ctx, js, objects, options.Replicas) }); err != nil {
-		return nil, objectsError(objects, err)
+		return nil, objectsError(objects, explainDenied(js.Conn(), "", err))
 	}
 	return OpenResources(ctx, js)
 }
@@ -291,7 +291,7 @@ func OpenResources(ctx context.Context, js jetstream.JetStream) (*Resources, err
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			missing.Names = append(missing.Names, "stream "+name)
 		case err != nil:
-			return nil, resourceError("opening the stream "+name, err)
+			return nil, resourceError("opening the stream "+name, explainDenied(js.Conn(), "", err))
 		}
 	}
 	for name, bucket := range map[string]*jetstream.KeyValue{
@@ -307,7 +307,7 @@ func OpenResources(ctx context.Context, js jetstream.JetStream) (*Resources, err
 		case errors.Is(err, jetstream.ErrBucketNotFound):
 			missing.Names = append(missing.Names, "bucket "+name)
 		case err != nil:
-			return nil, resourceError("opening the bucket "+name, err)
+			return nil, resourceError("opening the bucket "+name, explainDenied(js.Conn(), "", err))
 		}
 	}
 	var err error
@@ -316,7 +316,7 @@ func OpenResources(ctx context.Context, js jetstream.JetStream) (*Resources, err
 	case errors.Is(err, jetstream.ErrBucketNotFound):
 		missing.Names = append(missing.Names, "bucket "+BucketStreams)
 	case err != nil:
-		return nil, resourceError("opening the bucket "+BucketStreams, err)
+		return nil, resourceError("opening the bucket "+BucketStreams, explainDenied(js.Conn(), "", err))
 	}
 	if len(missing.Names) > 0 {
 		slices.Sort(missing.Names)
@@ -351,7 +351,8 @@ func EnsureWorkConsumer(
 		return nil, &MissingResources{Names: []string{"stream " + StreamWork}}
 	}
 	if err != nil {
-		return nil, resourceError(fmt.Sprintf("creating the consumer %s of %s", WorkConsumer(host, role), StreamWork), err)
+		return nil, resourceError(fmt.Sprintf("creating the consumer %s of %s", WorkConsumer(host, role), StreamWork),
+			explainDenied(js.Conn(), "", err))
 	}
 	return consumer, nil
 }
@@ -366,7 +367,7 @@ func Publish(ctx context.Context, js jetstream.JetStream, message *nats.Msg, msg
 	}
 	ack, err := js.PublishMsg(ctx, message, options...)
 	if err != nil {
-		return nil, resourceError("publishing to "+message.Subject, err)
+		return nil, resourceError("publishing to "+message.Subject, explainDenied(js.Conn(), message.Subject, err))
 	}
 	return ack, nil
 }
@@ -446,7 +447,7 @@ func PutTTL(
 	case wrongRevision(err):
 		return 0, fmt.Errorf("%s: %w", doing, ErrRevision)
 	case err != nil:
-		return 0, resourceError(doing, err)
+		return 0, resourceError(doing, explainDenied(js.Conn(), target, err))
 	}
 	return revision, nil
 }

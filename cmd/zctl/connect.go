@@ -19,11 +19,12 @@ import (
 )
 
 // connectionFlags say where NATS is.
-type connectionFlags struct{ url, creds, context, domain string }
+type connectionFlags struct{ url, creds, nkey, context, domain string }
 
 func (f *connectionFlags) add(command *cobra.Command) {
 	command.Flags().StringVar(&f.url, "nats", "", "NATS server URLs, separated by commas (environment: ZFLEET_NATS)")
 	command.Flags().StringVar(&f.creds, "creds", "", "NATS credentials file (environment: ZFLEET_CREDS)")
+	command.Flags().StringVar(&f.nkey, "nkey", "", "file with the seed of an NKey, for NATS (environment: ZFLEET_NKEY)")
 	command.Flags().StringVar(&f.context, "context", "", "context of the nats CLI; without --nats the selected one is the default")
 	command.Flags().StringVar(&f.domain, "domain", "",
 		"JetStream domain of the fleet, where NATS is reached through a leaf node (environment: ZFLEET_DOMAIN)")
@@ -36,6 +37,9 @@ func (f connectionFlags) resolve(getenv func(string) string) connectionFlags {
 	}
 	if f.creds == "" {
 		f.creds = getenv("ZFLEET_CREDS")
+	}
+	if f.nkey == "" {
+		f.nkey = getenv("ZFLEET_NKEY")
 	}
 	if f.domain == "" {
 		f.domain = getenv("ZFLEET_DOMAIN")
@@ -61,7 +65,7 @@ func (p *program) open(ctx context.Context, command string, flags connectionFlag
 	logger := slog.New(slog.DiscardHandler)
 	flags = flags.resolve(p.getenv)
 	conn, js, err := protocol.Connect(ctx, protocol.ConnectOptions{
-		URL: flags.url, Creds: flags.creds, Context: flags.context, Domain: flags.domain,
+		URL: flags.url, Creds: flags.creds, NKey: flags.nkey, Context: flags.context, Domain: flags.domain,
 		Name: "zctl " + command, Logger: logger, Wait: openWait,
 	})
 	if err != nil {

@@ -130,6 +130,9 @@ func (p *program) hostFile(flags daemonFlags) (hostfile.File, error) {
 	if connection.creds != "" {
 		file.NATS.Creds = connection.creds
 	}
+	if connection.nkey != "" {
+		file.NATS.NKey = connection.nkey
+	}
 	if connection.domain != "" {
 		file.NATS.Domain = connection.domain
 	}

@@ -46,18 +46,19 @@ func Start(t testing.TB, options natsserver.Options) *natsserver.Server {
 	return server
 }
 
-// Connect connects to the server until the test ends. The connection reconnects for ever, quickly.
-func Connect(t testing.TB, server nats.InProcessConnProvider) (*nats.Conn, jetstream.JetStream) {
+// Connect connects to the server until the test ends. The connection reconnects for ever, quickly. Options, such as credentials,
+// come to those.
+func Connect(t testing.TB, server nats.InProcessConnProvider, options ...nats.Option) (*nats.Conn, jetstream.JetStream) {
 	t.Helper()
 	closed := make(chan struct{})
-	connection, err := nats.Connect("",
+	connection, err := nats.Connect("", append([]nats.Option{
 		nats.InProcessServer(server),
 		nats.Name(t.Name()),
 		nats.MaxReconnects(-1),
-		nats.ReconnectWait(10*time.Millisecond),
+		nats.ReconnectWait(10 * time.Millisecond),
 		nats.ReconnectJitter(0, 0),
 		nats.ClosedHandler(func(*nats.Conn) { close(closed) }),
-	)
+	}, options...)...)
 	require.NoError(t, err, "connecting to the test's NATS server")
 	t.Cleanup(func() {
 		connection.Close()

@@ -259,6 +259,24 @@ func Leaf(t testing.TB, hub *Node, domain string) *Node {
 	return leaf
 }
 
+// StartFile starts a server with a configuration file. It waits for clients to be able to connect, and for no other server that the
+// file names. The file should bound what JetStream may store, which is a share of the free space otherwise.
+func StartFile(t testing.TB, path string) *Node {
+	t.Helper()
+	options, err := server.ProcessConfigFile(path)
+	require.NoError(t, err, "the configuration of a NATS server")
+	options.NoSigs, options.NoLog = true, true
+	node := start(t, options)
+	node.awaitClients(t)
+	return node
+}
+
+// Reload makes the server take up what has changed in its configuration file.
+func (n *Node) Reload(t testing.TB) {
+	t.Helper()
+	require.NoError(t, n.server.Reload(), "taking up the changed configuration")
+}
+
 func optionsOf(t testing.TB, name string) *server.Options {
 	t.Helper()
 	return &server.Options{
