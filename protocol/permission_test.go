@@ -49,7 +49,7 @@ func TestAnswersComeToTheUsersOwnInboxes(t *testing.T) {
 	// The permissions name the user's own inboxes only, which nobody has told the client.
 	node, config, user, seed := restrictedServer(t, `publish: ">"`)
 	writeServer(t, config, filepath.Dir(config), user, fmt.Sprintf(`publish: ">", subscribe: "%s.>"`, protocol.InboxPrefix(user)))
-	node.Reload(t)
+	node.ReloadFile(t)
 	conn, js, err := protocol.Connect(t.Context(), protocol.ConnectOptions{URL: node.ClientURL(), NKey: seed})
 	require.NoError(t, err)
 	defer conn.Close()
@@ -87,7 +87,7 @@ func TestADeniedRequestSaysSo(t *testing.T) {
 
 	// Once it is allowed it works, on the same connection.
 	writeServer(t, config, filepath.Dir(config), user, `publish: ">", subscribe: "_INBOX.>"`)
-	node.Reload(t)
+	node.ReloadFile(t)
 	_, err = protocol.EnsureResources(t.Context(), js, protocol.ResourceOptions{})
 	require.NoError(t, err)
 	require.NoError(t, publish())

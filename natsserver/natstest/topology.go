@@ -271,10 +271,10 @@ func StartFile(t testing.TB, path string) *Node {
 	return node
 }
 
-// Reload makes the server take up what has changed in its configuration file.
-func (n *Node) Reload(t testing.TB) {
+// ReloadFile makes the server take up what has changed in its configuration file.
+func (n *Node) ReloadFile(t testing.TB) {
 	t.Helper()
-	require.NoError(t, n.server.Reload(), "taking up the changed configuration")
+	require.NoError(t, n.current().Reload(), "taking up the changed configuration")
 }
 
 func optionsOf(t testing.TB, name string) *server.Options {
