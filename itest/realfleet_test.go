@@ -253,8 +253,14 @@ replication: {initial: all}
 // zfs runs the zfs command and returns its output.
 func (f *realFleet) zfs(args ...string) string {
 	f.t.Helper()
-	output, err := exec.CommandContext(f.t.Context(), "zfs", args...).CombinedOutput()
-	require.NoError(f.t, err, "zfs %s: %s", strings.Join(args, " "), output)
+	return f.command("zfs", args...)
+}
+
+// command runs a command of the system and returns its output.
+func (f *realFleet) command(name string, args ...string) string {
+	f.t.Helper()
+	output, err := exec.CommandContext(f.t.Context(), name, args...).CombinedOutput()
+	require.NoError(f.t, err, "%s %s: %s", name, strings.Join(args, " "), output)
 	return string(output)
 }
 

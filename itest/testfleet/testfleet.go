@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -96,9 +97,13 @@ type Process struct {
 	t      testing.TB
 	conn   *nats.Conn
 	runner runner
-	stop   context.CancelFunc
-	done   chan struct{}
-	err    error
+	// commands runs a worker's zfs commands; nil for a coordinator.
+	commands *mortal
+	stop     context.CancelFunc
+	once     sync.Once
+	killed   chan struct{}
+	done     chan struct{}
+	err      error
 }
 
 // runner is a coordinator or a worker.
@@ -106,21 +111,25 @@ type runner interface {
 	Run(ctx context.Context) error
 }
 
-// start runs a process with a connection of its own, at the site.
-func (f *Fleet) start(site Site, name string, prepare func(*nats.Conn, *protocol.Resources) (runner, error)) *Process {
+// start runs a process with a connection of its own, at the site. commands is nil for one that runs no zfs commands.
+func (f *Fleet) start(
+	site Site, name string, commands *mortal, prepare func(*Process, *protocol.Resources) (runner, error),
+) *Process {
 	f.t.Helper()
 	conn, err := nats.Connect("", nats.InProcessServer(site.Server), nats.Name(name), nats.MaxReconnects(-1),
 		nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
 	require.NoError(f.t, err)
 	resources, err := openResources(f.t, conn, site.Domain)
 	require.NoError(f.t, err)
-	runner, err := prepare(conn, resources)
-	require.NoError(f.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &Process{Name: name, t: f.t, conn: conn, runner: runner, stop: cancel, done: make(chan struct{})}
+	p := &Process{
+		Name: name, t: f.t, conn: conn, commands: commands, stop: cancel, killed: make(chan struct{}), done: make(chan struct{}),
+	}
+	p.runner, err = prepare(p, resources)
+	require.NoError(f.t, err)
 	go func() {
 		defer close(p.done)
-		p.err = runner.Run(ctx)
+		p.err = p.runner.Run(ctx)
 	}()
 	f.t.Cleanup(p.Stop)
 	return p
@@ -140,29 +149,64 @@ func (p *Process) Stop() {
 	p.stop()
 	<-p.done
 	p.conn.Close()
-	if p.err != nil {
-		p.t.Errorf("%s ended with: %v", p.Name, p.err)
+	select {
+	case <-p.killed:
+	default:
+		if p.err != nil {
+			p.t.Errorf("%s ended with: %v", p.Name, p.err)
+		}
 	}
 }
 
 // Kill ends the process without letting it say anything to anybody, as far as that is possible inside one process: its
-// connection is cut first.
+// connection is cut first, and its zfs commands end, so that nothing more of it has an effect.
 func (p *Process) Kill() {
-	p.conn.Close()
-	p.stop()
+	p.die()
 	<-p.done
-	p.err = nil
+}
+
+// Killed is closed when the process is being killed: by Kill, which waits for its end, or at a fail point.
+func (p *Process) Killed() <-chan struct{} { return p.killed }
+
+// die is Kill from within the process.
+func (p *Process) die() {
+	p.once.Do(func() {
+		p.conn.Close()
+		if p.commands != nil {
+			p.commands.kill()
+		}
+		p.stop()
+		close(p.killed)
+	})
+}
+
+// failPoint is what the process does when it comes by a fail point; nil where it dies at none.
+func (p *Process) failPoint(dies Dies) func(context.Context, string) {
+	if dies == nil {
+		return nil
+	}
+	return func(_ context.Context, point string) {
+		if dies(point) {
+			p.die()
+		}
+	}
 }
 
 // StartCoordinator starts a coordinator with a short lease.
 func (f *Fleet) StartCoordinator() *Process {
 	f.t.Helper()
+	return f.StartCoordinatorThat(nil)
+}
+
+// StartCoordinatorThat starts a coordinator that is killed where dies says so; nil is nowhere.
+func (f *Fleet) StartCoordinatorThat(dies Dies) *Process {
+	f.t.Helper()
 	name := fmt.Sprintf("coordinator-%d", f.counter.Add(1))
-	return f.start(f.site, name, func(conn *nats.Conn, resources *protocol.Resources) (runner, error) {
+	return f.start(f.site, name, nil, func(p *Process, resources *protocol.Resources) (runner, error) {
 		return coordinator.New(coordinator.Config{
-			Name: name, Host: "test", Conn: conn, Resources: resources, LeaseTTL: 3 * time.Second, Logger: f.logger,
+			Name: name, Host: "test", Conn: p.conn, Resources: resources, LeaseTTL: 3 * time.Second, Logger: f.logger,
 			CollectEvery: 200 * time.Millisecond, CollectGrace: time.Second,
-			TracerProvider: f.TracerProvider,
+			TracerProvider: f.TracerProvider, FailPoint: p.failPoint(dies),
 		}), nil
 	})
 }
@@ -183,6 +227,8 @@ type Host struct {
 	Bandwidth worker.Bandwidth
 	// ShareWindow is the worker's.
 	ShareWindow int
+	// Dies tells where the host's workers are killed; nil is nowhere.
+	Dies Dies
 }
 
 // AckWait is how long a claim outlives a killed worker.
@@ -196,15 +242,16 @@ func (f *Fleet) StartWorker(host Host) *Process {
 	if host.Site != nil {
 		site = *host.Site
 	}
-	return f.start(site, name, func(conn *nats.Conn, resources *protocol.Resources) (runner, error) {
+	commands := newMortal(host.Runner)
+	return f.start(site, name, commands, func(p *Process, resources *protocol.Resources) (runner, error) {
 		return worker.New(worker.Config{
-			Host: host.Name, Name: name, Version: "test", Conn: conn, Resources: resources,
-			ZFS: zfs.New(zfs.Observe(host.Runner, f.logger, f.TracerProvider)), Slots: host.Slots,
+			Host: host.Name, Name: name, Version: "test", Conn: p.conn, Resources: resources,
+			ZFS: zfs.New(zfs.Observe(commands, f.logger, f.TracerProvider)), Slots: host.Slots,
 			Data: tcp.Config{
 				Listen: "127.0.0.1:0", Advertise: host.Advertise, TLS: !host.PlainTCP, Logger: f.logger,
 			},
 			Bandwidth: host.Bandwidth, ShareWindow: host.ShareWindow, Policy: host.Policy, AckWait: AckWait,
-			Logger: f.logger, TracerProvider: f.TracerProvider,
+			FailPoint: p.failPoint(host.Dies), Logger: f.logger, TracerProvider: f.TracerProvider,
 		})
 	})
 }
