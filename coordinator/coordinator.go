@@ -45,8 +45,9 @@ type Config struct {
 
 // Coordinator turns requests for plans into work items, and events into finished plans. Any number may run; one leads.
 type Coordinator struct {
-	config Config
-	tracer trace.Tracer
+	config   Config
+	tracer   trace.Tracer
+	standing standing
 }
 
 // New makes a coordinator; Run runs it.
@@ -91,12 +92,14 @@ func (c *Coordinator) Run(ctx context.Context) error {
 			now:       c.config.Now,
 			logger:    c.config.Logger,
 			failPoint: c.config.FailPoint,
+			turn:      c.standing.turn,
 		}
 		if !held.acquire(ctx) {
 			return nil
 		}
 		began := time.Now()
 		c.config.Logger.InfoContext(ctx, "this coordinator leads")
+		c.standing.begin(held.value.Since)
 		err := c.term(ctx, held)
 		if time.Since(began) > 4*c.config.LeaseTTL {
 			pause.Reset()
@@ -116,6 +119,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 
 // term leads as long as the lease is held. Its error is why it ended.
 func (c *Coordinator) term(ctx context.Context, held *lease) error {
+	defer c.standing.end()
 	termContext, end := context.WithCancelCause(during(ctx, held))
 	var watching sync.WaitGroup
 	for _, watch := range []func(context.Context) error{held.keep, held.expire} {

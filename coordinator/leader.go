@@ -32,6 +32,8 @@ type leader struct {
 	cancels map[protocol.PlanID]bool
 	ended   chan *runner
 	group   *errgroup.Group
+	// turns has the loop come round where nothing happens.
+	turns *time.Ticker
 	// attendance knows which hosts are there, and attended has an element when that has changed.
 	attendance *attendance
 	attended   chan struct{}
@@ -67,6 +69,8 @@ func newLeader(c *Coordinator) *leader {
 func (l *leader) lead(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	l.group = group
+	l.turns = time.NewTicker(turnEvery)
+	defer l.turns.Stop()
 	group.Go(func() error { return l.loop(ctx) })
 	group.Go(func() error {
 		c := collector{
@@ -123,9 +127,11 @@ func (l *leader) loop(ctx context.Context) error {
 	defer l.coordinator.config.Conn.RemoveStatusListener(reconnected)
 
 	for {
+		l.coordinator.standing.turn()
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-l.turns.C:
 		case entry, open := <-watcher.Updates():
 			if !open {
 				return errors.New("the watch on the plans ended")
@@ -382,7 +388,9 @@ func (l *leader) dispatch(ctx context.Context, message jetstream.Msg) error {
 
 func (l *leader) deliver(ctx context.Context, r *runner, e protocol.Event) error {
 	for {
+		l.coordinator.standing.turn()
 		select {
+		case <-l.turns.C:
 		case r.events <- e:
 			return nil
 		case ended := <-l.ended:

@@ -32,6 +32,8 @@ type lease struct {
 	logger    *slog.Logger
 	now       func() time.Time
 	failPoint func(ctx context.Context, point string)
+	// turn is called whenever the lease is asked for.
+	turn func()
 
 	// revision is the key's, as this process has written it last.
 	revision uint64
@@ -93,6 +95,7 @@ func (l *lease) acquire(ctx context.Context) bool {
 	defer func() { stop() }()
 	trouble := ""
 	for {
+		l.turn()
 		if watcher == nil {
 			// Where there is no watch, the ticker finds an end of the lease a little later.
 			if started, err := l.resources.Leader.Watch(ctx, protocol.LeaderKey); err == nil {

@@ -92,7 +92,7 @@ func (c *candidates) lease(name string, ttl time.Duration, way nats.InProcessCon
 	require.NoError(c.t, err)
 	return &lease{
 		resources: resources, value: protocol.Lease{Holder: name, Host: "test"}, ttl: ttl, logger: slog.New(slog.DiscardHandler),
-		now: time.Now, failPoint: func(context.Context, string) {},
+		now: time.Now, failPoint: func(context.Context, string) {}, turn: func() {},
 	}
 }
 

@@ -28,7 +28,10 @@ import (
 // goes on, until ctx ends.
 func (w *Worker) takeItems(ctx, asking context.Context, role protocol.Role) {
 	var consumer jetstream.Consumer
+	loop := w.loops.begin()
+	defer loop.rest()
 	for wait := time.Duration(0); asking.Err() == nil; {
+		loop.turn()
 		if wait > 0 {
 			select {
 			case <-time.After(wait):
@@ -49,6 +52,7 @@ func (w *Worker) takeItems(ctx, asking context.Context, role protocol.Role) {
 		case message != nil && asking.Err() != nil:
 			(&claim{worker: w, message: message, logger: w.logger}).giveBack(asking, errors.New("the worker claims nothing more"))
 		case message != nil:
+			loop.rest() // while the step runs, the loop that keeps its claim turns
 			w.handle(ctx, role, message)
 		case asking.Err() != nil:
 			return
@@ -76,6 +80,7 @@ func nextItem(ctx context.Context, consumer jetstream.Consumer) (jetstream.Msg, 
 
 // handle works on one delivered item until the claim has ended.
 func (w *Worker) handle(ctx context.Context, role protocol.Role, message jetstream.Msg) {
+	defer w.loops.step(role)()
 	ctx = protocol.ContextWithTrace(ctx, message.Headers())
 	c := &claim{message: message, worker: w, logger: w.logger}
 	metadata, err := message.Metadata()
@@ -174,7 +179,10 @@ func (c *claim) extend(ctx context.Context) (stop func()) {
 		defer close(done)
 		ticker := time.NewTicker(c.worker.config.AckWait / 3)
 		defer ticker.Stop()
+		loop := c.worker.loops.begin()
+		defer loop.rest()
 		for {
+			loop.turn()
 			select {
 			case <-ctx.Done():
 				return

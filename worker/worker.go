@@ -76,6 +76,9 @@ type Worker struct {
 	active   *activeSteps
 	// unreachable is what the worker remembers of ways that do not work.
 	unreachable *unreachable
+	// serving is closed once work is asked for.
+	serving chan struct{}
+	loops   loops
 	// draining is closed by Drain.
 	draining  chan struct{}
 	drainOnce sync.Once
@@ -129,6 +132,7 @@ func New(config Config) (*Worker, error) {
 		limits:      bandwidth.New(config.Bandwidth.Send, config.Bandwidth.Recv),
 		jobs:        newJobLimits(),
 		unreachable: newUnreachable(),
+		serving:     make(chan struct{}),
 		draining:    make(chan struct{}),
 		logger:      logger,
 		tracer:      config.TracerProvider.Tracer("github.com/zfleet/zfleet/worker"),
@@ -196,6 +200,7 @@ func (w *Worker) work(ctx context.Context) error {
 			slots.Go(func() { w.takeItems(ctx, asking, role) })
 		}
 	}
+	close(w.serving)
 	w.logger.InfoContext(ctx, "worker runs", slog.Any("addresses", w.listener.Addresses()),
 		slog.Int("send_slots", w.config.Slots.Send), slog.Int("recv_slots", w.config.Slots.Recv))
 	select {
