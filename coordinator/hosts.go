@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"sync"
 	"time"
 
@@ -131,13 +130,9 @@ func (a *attendance) note(ctx context.Context, entry jetstream.KeyValueEntry) bo
 		}
 		a.workers[host][worker] = true
 	} else {
-		// A worker that ends says so; one that was killed, or cut off, was last seen when what it had said last began to count.
-		if entry.Operation() == jetstream.KeyValuePurge {
-			seen = seen.Add(-protocol.PresenceTTL)
-		}
-		workers := maps.Clone(a.workers[host])
-		delete(workers, worker)
-		a.workers[host] = workers
+		// The marker of a worker that was killed came when what it had said last did not count any more.
+		seen = seen.Add(-protocol.PresenceTTL)
+		delete(a.workers[host], worker)
 	}
 	if seen.After(a.seen[host]) {
 		a.seen[host] = seen

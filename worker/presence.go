@@ -14,7 +14,6 @@ import (
 )
 
 const (
-	presenceEvery = 10 * time.Second
 	// poolsEvery is how often the pools are listed again for the presence.
 	poolsEvery = time.Minute
 )
@@ -22,7 +21,7 @@ const (
 // present tells the presence until ctx ends, and takes it back then.
 func (w *Worker) present(ctx context.Context) {
 	draining := w.draining
-	ticker := time.NewTicker(presenceEvery)
+	ticker := time.NewTicker(w.config.PresenceTTL / 3)
 	defer ticker.Stop()
 	var pools []protocol.PoolInfo
 	var listed time.Time
@@ -91,10 +90,10 @@ func (w *Worker) tellPresence(ctx context.Context, pools []protocol.PoolInfo) er
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, presenceEvery)
+	ctx, cancel := context.WithTimeout(ctx, w.config.PresenceTTL/3)
 	defer cancel()
 	_, err = protocol.PutTTL(ctx, w.config.Resources.JetStream, protocol.BucketHosts,
-		protocol.HostKey(w.config.Host, w.config.Name), data, protocol.PresenceTTL, nil)
+		protocol.HostKey(w.config.Host, w.config.Name), data, w.config.PresenceTTL, nil)
 	return err
 }
 

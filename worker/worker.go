@@ -46,6 +46,8 @@ type Config struct {
 	// AckWait is how long a claim outlives a worker that died; 0 is the protocol's default. It must be the same for all
 	// workers of a host.
 	AckWait time.Duration
+	// PresenceTTL is how long this worker's presence outlives it when it dies, in whole seconds; 0 is the protocol's default.
+	PresenceTTL time.Duration
 	// FailPoint is called before and after every durable action, with its name (FailPoints), and on the goroutine that acts. It is
 	// for tests, which kill the process there; nil in production.
 	FailPoint func(ctx context.Context, point string)
@@ -111,6 +113,9 @@ func New(config Config) (*Worker, error) {
 	}
 	if config.ShareWindow <= 0 {
 		config.ShareWindow = defaultShareWindow
+	}
+	if config.PresenceTTL <= 0 {
+		config.PresenceTTL = protocol.PresenceTTL
 	}
 	if config.AckWait <= 0 {
 		config.AckWait = protocol.DefaultAckWait

@@ -234,6 +234,9 @@ type Host struct {
 // AckWait is how long a claim outlives a killed worker.
 const AckWait = 2 * time.Second
 
+// PresenceTTL is how long a killed worker seems to be there.
+const PresenceTTL = 5 * time.Second
+
 // StartWorker starts a worker of the host.
 func (f *Fleet) StartWorker(host Host) *Process {
 	f.t.Helper()
@@ -250,7 +253,7 @@ func (f *Fleet) StartWorker(host Host) *Process {
 			Data: tcp.Config{
 				Listen: "127.0.0.1:0", Advertise: host.Advertise, TLS: !host.PlainTCP, Logger: f.logger,
 			},
-			Bandwidth: host.Bandwidth, ShareWindow: host.ShareWindow, Policy: host.Policy, AckWait: AckWait,
+			Bandwidth: host.Bandwidth, ShareWindow: host.ShareWindow, Policy: host.Policy, AckWait: AckWait, PresenceTTL: PresenceTTL,
 			FailPoint: p.failPoint(host.Dies), Logger: f.logger, TracerProvider: f.TracerProvider,
 		})
 	})
