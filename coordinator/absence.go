@@ -51,3 +51,33 @@ func (m *machine) awaitedHost(t *task) protocol.Host {
 	}
 	return ""
 }
+
+// waitsQuietly tells whether nothing is to be heard of the task for as long as its host is away. Where another run of the job
+// waits, the silence of a step under way counts even so.
+func (t *task) waitsQuietly(yielding bool) bool {
+	return !t.WaitingSince.IsZero() && !t.State.Final() && (!yielding || !t.underWay())
+}
+
+// yield ends the plan if another run of the job waits for it, and all that is left to do is to wait for hosts: the other run does
+// that as well, and has something to do for the hosts that are there.
+func (m *machine) yield(now time.Time) []action {
+	if !m.yielding {
+		return nil
+	}
+	for _, t := range m.tasks {
+		begun := t.underWay() && (t.claimed || t.offer != nil)
+		if !t.State.Final() && (t.WaitingSince.IsZero() || begun) {
+			return nil
+		}
+	}
+	var actions []action
+	for _, t := range m.tasks {
+		if !t.State.Final() {
+			actions = append(actions, m.giveUp(t, &protocol.Failure{
+				Kind:    protocol.Transient,
+				Message: t.Filesystem + ": given up " + t.Waiting + ", because another run of the job was asked for, which goes on with that",
+			}, now)...)
+		}
+	}
+	return actions
+}

@@ -185,3 +185,37 @@ func TestASupersededClaimIsNotHeard(t *testing.T) {
 		})
 	}
 }
+
+func TestAPlanThatOnlyWaitsMakesWayForTheNextRun(t *testing.T) {
+	t.Parallel()
+	job := testJob(protocol.TransportTCP)
+	job.Targets = append(job.Targets, protocol.JobTarget{Host: "charlie", Root: "dr"})
+	job.Replication.FanOut.Enabled = false
+	m := machineOf(job, 1, "tank", "pool")
+	m.advance(start)
+	bravoClaimed, bravoSilent := m.tasks[0], m.tasks[2]
+	m.apply(claimedBy(m, bravoClaimed, protocol.RoleRecv), start)
+	m.hosts, m.yielding = bravoAway, true
+	m.advance(start)
+	require.False(t, m.finished(), "there is something to do for charlie")
+
+	for _, task := range []*task{m.tasks[1], m.tasks[3]} {
+		m.apply(m.event(task, protocol.EventOffered), start)
+		m.apply(m.event(task, protocol.EventDone), start)
+	}
+	m.advance(start)
+	require.Equal(t, protocol.TaskOffering, bravoClaimed.State, "its step may be going on")
+	require.Equal(t, protocol.TaskOffering, bravoSilent.State)
+	now := m.wake()
+	require.Less(t, now.Sub(start), time.Hour, "but it is not waited for in silence as long as usual")
+	m.advance(now)
+	m.advance(now)
+	require.True(t, m.finished())
+	for _, task := range []*task{bravoClaimed, bravoSilent} {
+		require.Equal(t, protocol.TaskFailed, task.State)
+		require.Contains(t, task.Failure.Message, "given up waiting for host bravo (last seen 2026-11-23 12:00:00 UTC), because another run")
+	}
+	state, done, failed, _ := m.outcome()
+	require.Equal(t, protocol.PlanPartial, state)
+	require.Equal(t, []int{2, 2}, []int{done, failed})
+}

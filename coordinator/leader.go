@@ -56,12 +56,7 @@ func newLeader(c *Coordinator) *leader {
 		cancels:     map[protocol.PlanID]bool{},
 		ended:       make(chan *runner),
 	}
-	l.attendance = newAttendance(c.config.Resources.Hosts, c.config.Logger, func() {
-		select {
-		case l.attended <- struct{}{}:
-		default:
-		}
-	})
+	l.attendance = newAttendance(c.config.Resources.Hosts, c.config.Logger, func() { signal(l.attended) })
 	return l
 }
 
@@ -229,6 +224,9 @@ func (l *leader) consider(ctx context.Context, request protocol.PlanRequest, atB
 		l.logger.InfoContext(ctx, "plan waits for another one of its job", slog.String("plan", string(request.Plan)),
 			slog.String("job", request.Job), slog.String("other", string(other)))
 		l.queued[request.Job] = append(l.queued[request.Job], request)
+		if r := l.runners[other]; r != nil {
+			r.yield()
+		}
 		return nil
 	}
 	r := newRunner(l.coordinator, l.attendance, request)

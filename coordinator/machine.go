@@ -22,6 +22,8 @@ type machine struct {
 	late map[int]bool
 	// hosts is which hosts are there, as far as it is known.
 	hosts hosts
+	// yielding says that another run of the job waits for this one to end.
+	yielding bool
 	// jitter gives a number in [0, 1), to spread retries.
 	jitter func() float64
 }
@@ -177,6 +179,7 @@ func (m *machine) advance(now time.Time) []action {
 			actions = append(actions, m.gather(t.Group, now)...)
 		}
 	}
+	actions = append(actions, m.yield(now)...)
 	for _, t := range m.tasks {
 		if t.State == protocol.TaskReady && t.parent != nil && t.parent.creating() && t.parent.State.Final() {
 			actions = append(actions, m.fail(t, &protocol.Failure{
@@ -259,7 +262,7 @@ func (m *machine) wake() time.Time {
 func (m *machine) deadline(t *task) time.Time {
 	deadlines := m.plan.Spec.Replication.Deadlines
 	switch {
-	case !t.WaitingSince.IsZero():
+	case t.waitsQuietly(m.yielding):
 		return t.WaitingSince.Add(deadlines.Absent.Std())
 	case !t.claimed:
 		return t.seen.Add(deadlines.Claim.Std())
@@ -275,7 +278,7 @@ func (m *machine) deadline(t *task) time.Time {
 }
 
 func (m *machine) expire(t *task, now time.Time) []action {
-	waiting := !t.WaitingSince.IsZero() && !t.State.Final()
+	waiting := t.waitsQuietly(m.yielding)
 	if !waiting && !t.underWay() || now.Before(m.deadline(t)) {
 		return nil
 	}
@@ -461,35 +464,40 @@ func (m *machine) done(t *task, e protocol.Event, now time.Time) []action {
 
 // fail takes a failure of the task's current try, or of the task as a whole where none is under way.
 func (m *machine) fail(t *task, failure *protocol.Failure, now time.Time) []action {
+	if failure.Kind == protocol.Conflict {
+		return m.end(t, protocol.TaskConflict, failure, now)
+	}
+	if failure.Kind != protocol.Transient && failure.Kind != protocol.Cancelled {
+		return m.giveUp(t, failure, now)
+	}
+	t.Failures++
+	if t.Failures < m.plan.Spec.Replication.Attempts {
+		t.NotBefore = now.Add(m.backoff(t.Failures))
+		return m.end(t, protocol.TaskBackoff, failure, now)
+	}
+	return m.giveUp(t, &protocol.Failure{
+		Kind: failure.Kind,
+		Host: failure.Host,
+		Message: fmt.Sprintf("%s (given up after %d tries; the next run of the job tries again)",
+			failure.Message, t.Failures),
+	}, now)
+}
+
+// giveUp ends the task for good.
+func (m *machine) giveUp(t *task, failure *protocol.Failure, now time.Time) []action {
+	return m.end(t, protocol.TaskFailed, failure, now)
+}
+
+// end ends the task's current try, if one is under way, and what the task waited for.
+func (m *machine) end(t *task, state protocol.TaskState, failure *protocol.Failure, now time.Time) []action {
 	step, shared := t.step(), false
-	t.Failure, t.Updated, t.Waiting, t.WaitingSince = failure, now, "", time.Time{}
 	for _, other := range m.tasks {
 		if t.Group != "" && other.Group == t.Group && other != t && other.State == protocol.TaskSending {
 			// The others go on without it, and it without them.
 			shared, t.Alone = t.State == protocol.TaskSending, true
 		}
 	}
-	switch failure.Kind {
-	case protocol.Transient, protocol.Cancelled:
-		t.Failures++
-		if t.Failures < m.plan.Spec.Replication.Attempts {
-			t.State, t.NotBefore = protocol.TaskBackoff, now.Add(m.backoff(t.Failures))
-			break
-		}
-		t.State = protocol.TaskFailed
-		t.Failure = &protocol.Failure{
-			Kind: failure.Kind,
-			Host: failure.Host,
-			Message: fmt.Sprintf("%s (given up after %d tries; the next run of the job tries again)",
-				failure.Message, t.Failures),
-		}
-	case protocol.Conflict:
-		t.State = protocol.TaskConflict
-	case protocol.Permanent, protocol.Policy, protocol.Usage:
-		t.State = protocol.TaskFailed
-	default:
-		t.State = protocol.TaskFailed
-	}
+	t.State, t.Failure, t.Updated, t.Waiting, t.WaitingSince = state, failure, now, "", time.Time{}
 	actions := m.leaveGroup(t, now)
 	return append(actions, saveTask{t}, withdrawItems{t, shared}, finishStep{t, step, failure})
 }

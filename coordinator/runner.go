@@ -44,6 +44,8 @@ type runner struct {
 	// cancelled is closed when an operator asks to cancel the plan.
 	cancelled  chan struct{}
 	cancelOnce sync.Once
+	// wanted has an element when another run of the job waits for this one.
+	wanted chan struct{}
 	// reconnected has an element when the connection was lost and is there again.
 	reconnected chan struct{}
 	// attendance knows which hosts are there, and attended has an element when that has changed.
@@ -84,6 +86,7 @@ func newRunner(c *Coordinator, attendance *attendance, request protocol.PlanRequ
 		events:      make(chan protocol.Event, 256),
 		caughtUp:    make(chan struct{}),
 		cancelled:   make(chan struct{}),
+		wanted:      make(chan struct{}, 1),
 		reconnected: make(chan struct{}, 1),
 		looks:       make(chan lookResult),
 		spans:       map[*task]taskSpans{},
@@ -94,18 +97,19 @@ func newRunner(c *Coordinator, attendance *attendance, request protocol.PlanRequ
 // cancel asks the runner to cancel the plan; it may be called any number of times.
 func (r *runner) cancel() { r.cancelOnce.Do(func() { close(r.cancelled) }) }
 
+// yield tells the runner that another run of the job waits for this one.
+func (r *runner) yield() { signal(r.wanted) }
+
 // wake tells the runner that the connection is there again after it was lost.
-func (r *runner) wake() {
-	select {
-	case r.reconnected <- struct{}{}:
-	default:
-	}
-}
+func (r *runner) wake() { signal(r.reconnected) }
 
 // hostsChanged tells the runner that a host has come or gone.
-func (r *runner) hostsChanged() {
+func (r *runner) hostsChanged() { signal(r.attended) }
+
+// signal puts an element into a channel that has room for one, unless it is there already.
+func signal(channel chan<- struct{}) {
 	select {
-	case r.attended <- struct{}{}:
+	case channel <- struct{}{}:
 	default:
 	}
 }
@@ -314,6 +318,8 @@ func (r *runner) runTasks(ctx context.Context) error {
 			r.machine.seenAll(r.now())
 		case <-r.attended:
 			r.machine.hosts = r.attendance.hosts()
+		case <-r.wanted:
+			r.machine.yielding = true
 		case <-caughtUp:
 			if len(r.events) > 0 {
 				continue // the events of before this term go first

@@ -87,6 +87,36 @@ func TestATargetThatIsAwayHoldsUpNobodyAndGoesOnWhenItIsBack(t *testing.T) {
 	}
 }
 
+func TestARunThatOnlyWaitsMakesWayForTheNext(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	charlie := zfsfake.New()
+	charlie.CreatePool("dr")
+	p.startAll()
+	names := p.tree(2, 1)
+	job := p.job("prod")
+	job.Targets = append(job.Targets, protocol.JobTarget{Host: "charlie", Root: "dr"})
+	p.Submit(job)
+	first := p.Request("prod")
+	p.eventually(first, "everything goes to bravo", func(detail fleet.PlanDetail) bool {
+		return allOf(tasksTo(detail, "bravo"), protocol.TaskDone) && allOf(tasksTo(detail, "charlie"), protocol.TaskWaiting)
+	})
+
+	p.snapshots(names, 2, 2)
+	second := p.Request("prod")
+	detail := p.Wait(first)
+	require.Equal(t, protocol.PlanPartial, detail.Plan.State, "%s", testfleet.Explain(detail))
+	require.Contains(t, testfleet.Explain(detail), "because another run of the job was asked for")
+	p.eventually(second, "bravo gets what is new", func(detail fleet.PlanDetail) bool {
+		return allOf(tasksTo(detail, "bravo"), protocol.TaskDone) && allOf(tasksTo(detail, "charlie"), protocol.TaskWaiting)
+	})
+	p.requireEqual(names, "backup/alpha")
+
+	p.StartWorker(testfleet.Host{Name: "charlie", Runner: charlie, Policy: testfleet.AllowAll("dr")})
+	detail = p.Wait(second)
+	require.Equal(t, protocol.PlanDone, detail.Plan.State, "%s", testfleet.Explain(detail))
+}
+
 func TestASourceThatIsAwayIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
