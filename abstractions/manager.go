@@ -27,8 +27,28 @@ type Manager struct {
 	readings  committer[string, []zfs.Hold] // of holds
 	lists     committer[string, listings]
 
-	known holdCache
+	known  holdCache
+	around func(ctx context.Context, change Change, do func() error) error
 }
+
+// Change is one of the changes that the moments of a step make on disk.
+type Change string
+
+// The changes, in the order in which a step sees them.
+const (
+	// ChangeProtect: BeforeSend puts the step's holds and bookmarks.
+	ChangeProtect Change = "protect"
+	// ChangeTidy: BeforeSend removes what earlier steps have left behind.
+	ChangeTidy Change = "tidy"
+	// ChangeLastReceived: AfterReceive holds what was received.
+	ChangeLastReceived Change = "last-received"
+	// ChangeReleaseReceived: AfterReceive releases what was received before.
+	ChangeReleaseReceived Change = "release-received"
+	// ChangeCursor: AfterConfirmation makes the cursor.
+	ChangeCursor Change = "cursor"
+	// ChangeRelease: AfterConfirmation removes everything else.
+	ChangeRelease Change = "release"
+)
 
 // bookmarked is why bookmarks could not be made: nil for those that could.
 type bookmarked map[zfs.Bookmarking]error
@@ -40,6 +60,9 @@ type Options struct {
 	// GatherFor is how long a request for a hold, a bookmark, a release or a listing waits for others to share its command;
 	// 0 is 3 milliseconds.
 	GatherFor time.Duration
+	// Around is called for every change that a moment of a step has to make, and makes it with do, once; nil only does that. What
+	// do returns is to be returned, unless the change must not be made. It is called concurrently.
+	Around func(ctx context.Context, change Change, do func() error) error
 }
 
 const defaultGatherFor = 3 * time.Millisecond
@@ -59,7 +82,10 @@ const (
 
 // New makes a Manager over the host's pools.
 func New(system *zfs.System, options Options) *Manager {
-	m := &Manager{zfs: system, log: options.Logger}
+	m := &Manager{zfs: system, log: options.Logger, around: options.Around}
+	if m.around == nil {
+		m.around = func(_ context.Context, _ Change, do func() error) error { return do() }
+	}
 	if m.log == nil {
 		m.log = slog.Default()
 	}
@@ -103,7 +129,7 @@ func (m *Manager) BeforeSend(ctx context.Context, step SendStep) error {
 		return fmt.Errorf("protect %s before it is sent: %w", step.To.Full(step.Filesystem), err)
 	}
 	m.known.retain(dataset)
-	m.remove(ctx, step.Filesystem, HoldTag(StepHold, step.JobID), obsoleteBeforeSend(step, dataset))
+	m.remove(ctx, ChangeTidy, step.Filesystem, HoldTag(StepHold, step.JobID), obsoleteBeforeSend(step, dataset))
 	return nil
 }
 
@@ -215,6 +241,20 @@ func (m *Manager) protect(ctx context.Context, step SendStep, dataset zfs.Datase
 		return err
 	}
 	create := protectStep(step, dataset, canClone)
+	if len(create.hold)+len(create.bookmark) > 0 {
+		if err := m.around(ctx, ChangeProtect, func() error { return m.create(ctx, step, create) }); err != nil {
+			return err
+		}
+	}
+	if create.unprotected {
+		m.log.WarnContext(ctx, "the step's from is a bookmark, which this version of OpenZFS cannot clone: "+
+			"if it is destroyed while the step runs, the step cannot be resumed",
+			"filesystem", step.Filesystem, "job_id", step.JobID, "bookmark", step.From.Full(step.Filesystem))
+	}
+	return nil
+}
+
+func (m *Manager) create(ctx context.Context, step SendStep, create creation) error {
 	// Every change waits for a transaction group to be synced; changes made at the same time wait for the same one.
 	group, groupContext := errgroup.WithContext(ctx)
 	if len(create.hold) > 0 {
@@ -225,15 +265,7 @@ func (m *Manager) protect(ctx context.Context, step SendStep, dataset zfs.Datase
 	if len(create.bookmark) > 0 {
 		group.Go(func() error { return m.bookmark(groupContext, step.Filesystem, create.bookmark...) })
 	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	if create.unprotected {
-		m.log.WarnContext(ctx, "the step's from is a bookmark, which this version of OpenZFS cannot clone: "+
-			"if it is destroyed while the step runs, the step cannot be resumed",
-			"filesystem", step.Filesystem, "job_id", step.JobID, "bookmark", step.From.Full(step.Filesystem))
-	}
-	return nil
+	return group.Wait()
 }
 
 // bookmark makes bookmarks of versions, with the requests of others on the pool. One that exists is a success if it has the
@@ -305,7 +337,7 @@ func (m *Manager) afterReceive(ctx context.Context, step ReceiveStep) error {
 		if to.UserRefs > 0 {
 			older = append(older, to)
 		}
-		m.remove(ctx, step.Filesystem, tag, removal{release: slices.Concat(older, newer)})
+		m.remove(ctx, ChangeReleaseReceived, step.Filesystem, tag, removal{release: slices.Concat(older, newer)})
 		return nil
 	}
 	obsolete := removal{release: older, likely: true}
@@ -317,12 +349,13 @@ func (m *Manager) afterReceive(ctx context.Context, step ReceiveStep) error {
 		}
 		overtaken = len(tagged) > 0
 	}
+	hold := func() error { return m.hold(ctx, step.Filesystem, tag, []zfs.Version{step.To}) }
 	if overtaken {
 		obsolete.held = []zfs.Version{step.To}
-	} else if err := m.hold(ctx, step.Filesystem, tag, []zfs.Version{step.To}); err != nil {
+	} else if err := m.around(ctx, ChangeLastReceived, hold); err != nil {
 		return err
 	}
-	m.remove(ctx, step.Filesystem, tag, obsolete)
+	m.remove(ctx, ChangeReleaseReceived, step.Filesystem, tag, obsolete)
 	return nil
 }
 
@@ -338,13 +371,17 @@ func (m *Manager) afterConfirmation(ctx context.Context, step SendStep) (*Abstra
 	var cursor *Abstraction
 	keep := ""
 	if needsOf(step.Protection).cursor {
-		cursor, err = m.setCursor(ctx, step, dataset, canClone)
+		err = m.around(ctx, ChangeCursor, func() (err error) {
+			cursor, err = m.setCursor(ctx, step, dataset, canClone)
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
 		keep = cursor.Name
 	}
-	m.remove(ctx, step.Filesystem, HoldTag(StepHold, step.JobID), obsoleteAfterConfirmation(step, dataset, canClone, keep))
+	m.remove(ctx, ChangeRelease, step.Filesystem, HoldTag(StepHold, step.JobID),
+		obsoleteAfterConfirmation(step, dataset, canClone, keep))
 	return cursor, nil
 }
 
@@ -426,18 +463,24 @@ func (m *Manager) checkedCursor(ctx context.Context, cursor Abstraction) (*Abstr
 
 // remove releases a tag and destroys bookmarks, both at once. Failures are logged: what remains does no harm, and the
 // next step on the filesystem removes it.
-func (m *Manager) remove(ctx context.Context, filesystem, tag string, obsolete removal) {
-	var group errgroup.Group
-	group.Go(func() error { return m.release(ctx, filesystem, tag, obsolete) })
-	var destroyError error
-	if len(obsolete.destroy) > 0 {
-		names := make([]string, 0, len(obsolete.destroy))
-		for _, name := range obsolete.destroy {
-			names = append(names, filesystem+"#"+name)
-		}
-		destroyError = m.zfs.Destroy(ctx, names...)
+func (m *Manager) remove(ctx context.Context, change Change, filesystem, tag string, obsolete removal) {
+	if len(obsolete.held)+len(obsolete.release)+len(obsolete.destroy) == 0 {
+		return
 	}
-	if err := errors.Join(group.Wait(), destroyError); err != nil {
+	err := m.around(ctx, change, func() error {
+		var group errgroup.Group
+		group.Go(func() error { return m.release(ctx, filesystem, tag, obsolete) })
+		var destroyError error
+		if len(obsolete.destroy) > 0 {
+			names := make([]string, 0, len(obsolete.destroy))
+			for _, name := range obsolete.destroy {
+				names = append(names, filesystem+"#"+name)
+			}
+			destroyError = m.zfs.Destroy(ctx, names...)
+		}
+		return errors.Join(group.Wait(), destroyError)
+	})
+	if err != nil {
 		m.log.WarnContext(ctx, "holds and bookmarks that are not needed any more remain until the next step",
 			"filesystem", filesystem, "error", err)
 	}

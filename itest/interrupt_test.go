@@ -42,7 +42,13 @@ func byEachWay(t *testing.T, test func(*interrupted)) {
 
 func interruptTransferBy(t *testing.T, transport protocol.Transport) *interrupted {
 	t.Helper()
-	p := newPair(t)
+	return newPair(t).interruptTransfer(transport)
+}
+
+// interruptTransfer starts a coordinator and a worker for each host, and their first transfer.
+func (p *pair) interruptTransfer(transport protocol.Transport) *interrupted {
+	t := p.t
+	t.Helper()
 	p.zfs(p.alpha, "create", "tank/data")
 	require.NoError(t, p.alpha.Generate("tank/data", "large", 7, large))
 	p.zfs(p.alpha, "snapshot", "tank/data@s1")

@@ -50,7 +50,7 @@ func (w *Worker) takeItems(ctx, asking context.Context, role protocol.Role) {
 		}
 		switch {
 		case message != nil && asking.Err() != nil:
-			(&claim{worker: w, message: message, logger: w.logger}).giveBack(asking, errors.New("the worker claims nothing more"))
+			(&claim{worker: w, message: message, role: role, logger: w.logger}).giveBack(asking, errors.New("the worker claims nothing more"))
 		case message != nil:
 			loop.rest() // while the step runs, the loop that keeps its claim turns
 			w.handle(ctx, role, message)
@@ -82,7 +82,7 @@ func nextItem(ctx context.Context, consumer jetstream.Consumer) (jetstream.Msg, 
 func (w *Worker) handle(ctx context.Context, role protocol.Role, message jetstream.Msg) {
 	defer w.loops.step(role)()
 	ctx = protocol.ContextWithTrace(ctx, message.Headers())
-	c := &claim{message: message, worker: w, logger: w.logger}
+	c := &claim{message: message, role: role, worker: w, logger: w.logger}
 	metadata, err := message.Metadata()
 	if err == nil {
 		c.sequence, c.delivery = metadata.Sequence.Stream, metadata.NumDelivered
@@ -114,7 +114,9 @@ func (w *Worker) handle(ctx context.Context, role protocol.Role, message jetstre
 type claim struct {
 	worker  *Worker
 	message jetstream.Msg
-	item    protocol.WorkItem
+	// role is that of the queue that the item came from.
+	role protocol.Role
+	item protocol.WorkItem
 	// sequence is the item's in its stream, and delivery how often it was delivered.
 	sequence, delivery uint64
 	logger             *slog.Logger
@@ -162,9 +164,7 @@ func (c *claim) end(ctx context.Context, tries []*try) error {
 		errs = append(errs, t.err)
 	}
 	if failure := tries[0].failure; len(tries) == 1 && failure != nil && failure.Kind != protocol.Transient {
-		if err := c.message.TermWithReason(failure.Message); err != nil {
-			c.logger.DebugContext(ctx, "the item was not terminated and will come again", slog.Any("error", err))
-		}
+		c.terminate(ctx, failure.Message)
 	} else {
 		c.acknowledge(ctx)
 	}
@@ -215,9 +215,9 @@ func (c *claim) planCancelled(ctx context.Context) (bool, error) {
 
 // acknowledge ends the claim, and waits until the server knows it (double ack): otherwise the item would come again.
 func (c *claim) acknowledge(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	ackContext, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if err := c.message.DoubleAck(ctx); err != nil {
+	if err := c.durably(ctx, actionAcknowledge, func() error { return c.message.DoubleAck(ackContext) }); err != nil {
 		c.logger.WarnContext(ctx, "the item was not acknowledged and will come again; that changes nothing",
 			slog.Any("error", err))
 	}
@@ -230,7 +230,7 @@ func (c *claim) giveBack(ctx context.Context, reason error) {
 	if ctx.Err() != nil {
 		delay = 0
 	}
-	if err := c.message.NakWithDelay(delay); err != nil {
+	if err := c.durably(ctx, actionGiveBack, func() error { return c.message.NakWithDelay(delay) }); err != nil {
 		c.logger.DebugContext(ctx, "the item was not given back and will come again by itself", slog.Any("error", err))
 	}
 }
@@ -241,15 +241,27 @@ func (c *claim) bury(ctx context.Context, reason error) {
 	defer cancel()
 	letter := protocol.NewDeadLetter(c.message.Subject(), c.message.Headers(), c.message.Data(), reason,
 		string(c.worker.config.Host), c.delivery)
-	if err := protocol.PublishDeadLetter(letterContext, c.worker.config.Resources.JetStream, letter); err != nil {
+	err := c.durably(ctx, actionDeadLetter, func() error {
+		return protocol.PublishDeadLetter(letterContext, c.worker.config.Resources.JetStream, letter)
+	})
+	if err != nil {
 		c.giveBack(ctx, err)
 		return
 	}
 	c.logger.WarnContext(ctx, "an item cannot be worked on; it is kept among the dead letters",
 		slog.String("subject", c.message.Subject()), slog.Any("reason", reason))
-	if err := c.message.TermWithReason(reason.Error()); err != nil {
+	c.terminate(ctx, reason.Error())
+}
+
+// terminate ends a claim on an item that is not to come again, though its step was not done.
+func (c *claim) terminate(ctx context.Context, reason string) {
+	if err := c.durably(ctx, actionTerminate, func() error { return c.message.TermWithReason(reason) }); err != nil {
 		c.logger.DebugContext(ctx, "the item was not terminated and will come again", slog.Any("error", err))
 	}
+}
+
+func (c *claim) durably(ctx context.Context, action string, do func() error) error {
+	return c.worker.durably(ctx, pointOf(c.role, action), do)
 }
 
 // closed notes a failure of closing something whose work is done.

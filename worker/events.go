@@ -42,6 +42,10 @@ func (r *reporter) event(kind protocol.EventKind) protocol.Event {
 // tell publishes the event and waits until the stream has it, trying again while NATS is away, for as long as the worker
 // runs and a moment longer.
 func (r *reporter) tell(ctx context.Context, event protocol.Event) error {
+	return r.worker.durably(ctx, pointOf(event.Role, string(event.Kind)), func() error { return r.publish(ctx, event) })
+}
+
+func (r *reporter) publish(ctx context.Context, event protocol.Event) error {
 	publish := func(ctx context.Context) (uint64, error) {
 		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()

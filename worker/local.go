@@ -40,7 +40,11 @@ func (t *try) sendLocally(ctx context.Context) error {
 	if err := t.worker.keeper.BeforeSend(ctx, s.step); err != nil {
 		return err
 	}
-	progress, err := t.pipe(ctx, r, s)
+	var progress *protocol.Progress
+	err = t.worker.durably(ctx, pointStream, func() (err error) {
+		progress, err = t.pipe(ctx, r, s)
+		return err
+	})
 	if err != nil {
 		return err
 	}

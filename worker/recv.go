@@ -128,7 +128,10 @@ func (t *try) usableToken(ctx context.Context, dataset zfs.Dataset) (string, err
 // abandon gives up the partial state of the step's target. While a receive is still running there, perhaps one whose worker
 // has just died, that fails, and is worth another try.
 func (t *try) abandon(ctx context.Context) error {
-	if err := t.worker.config.ZFS.AbortRecv(ctx, t.item.Step.TargetFilesystem); err != nil {
+	err := t.worker.durably(ctx, pointAbandon, func() error {
+		return t.worker.config.ZFS.AbortRecv(ctx, t.item.Step.TargetFilesystem)
+	})
+	if err != nil {
 		return protocol.AsFailure(fmt.Errorf("abandon the partial state: %w", err), protocol.Transient)
 	}
 	return nil
@@ -172,7 +175,8 @@ func (t *try) makeRoom(ctx context.Context, r *receiving) error {
 			" (recv.placeholder.encryption: off)", missing[0], t.item.Step.TargetFilesystem, above.Name, above.EncryptionRoot)
 	}
 	for _, name := range missing {
-		if err := t.worker.config.ZFS.CreatePlaceholder(ctx, name, args); err != nil {
+		err := t.worker.durably(ctx, pointPlaceholder, func() error { return t.worker.config.ZFS.CreatePlaceholder(ctx, name, args) })
+		if err != nil {
 			return fmt.Errorf("create the placeholder %s: %w", name, err)
 		}
 	}
@@ -214,7 +218,8 @@ func (t *try) settleReceive(ctx context.Context, r *receiving) (zfs.Version, err
 // else's.
 func (t *try) protectReceived(ctx context.Context, r *receiving, to zfs.Version, dataset *zfs.Dataset) error {
 	if r.placeholder {
-		if err := t.worker.config.ZFS.SetPlaceholder(ctx, dataset.Name, false); err != nil {
+		err := t.worker.durably(ctx, pointUnmark, func() error { return t.worker.config.ZFS.SetPlaceholder(ctx, dataset.Name, false) })
+		if err != nil {
 			return err
 		}
 	}
@@ -273,7 +278,10 @@ func (t *try) receiveFrom(ctx context.Context, r *receiving, way incoming) error
 		err = t.abandonRefused(ctx, header)
 	default:
 		if err = t.makeRoom(ctx, r); err == nil {
-			bytes, err = t.copyToPool(ctx, r, way)
+			err = t.worker.durably(ctx, pointStream, func() (err error) {
+				bytes, err = t.copyToPool(ctx, r, way)
+				return err
+			})
 		}
 		if err == nil {
 			to, err = t.settleReceive(ctx, r)
@@ -290,7 +298,8 @@ func (t *try) receiveFrom(ctx context.Context, r *receiving, way incoming) error
 	}
 	confirmContext, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.item.Deadlines.Stall.Std())
 	defer cancel()
-	if confirmError := way.Confirm(confirmContext, confirmation); confirmError != nil && err == nil {
+	confirmError := t.worker.durably(ctx, pointConfirm, func() error { return way.Confirm(confirmContext, confirmation) })
+	if confirmError != nil && err == nil {
 		// The sender did not learn of it. The step is tried again, and finds that nothing has to be sent.
 		err = protocol.AsFailure(fmt.Errorf("confirm %s to %s: %w", t.item.Step.To, t.item.Source, confirmError), protocol.Transient)
 	}

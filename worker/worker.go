@@ -130,9 +130,8 @@ func New(config Config) (*Worker, error) {
 		config.TracerProvider = noop.NewTracerProvider()
 	}
 	logger := config.Logger.With(slog.String("host", string(config.Host)), slog.String("worker", config.Name))
-	return &Worker{
+	w := &Worker{
 		config:      config,
-		keeper:      abstractions.New(config.ZFS, abstractions.Options{Logger: logger}),
 		active:      newActiveSteps(),
 		limits:      bandwidth.New(config.Bandwidth.Send, config.Bandwidth.Recv),
 		jobs:        newJobLimits(),
@@ -141,7 +140,14 @@ func New(config Config) (*Worker, error) {
 		draining:    make(chan struct{}),
 		logger:      logger,
 		tracer:      config.TracerProvider.Tracer("github.com/zfleet/zfleet/worker"),
-	}, nil
+	}
+	w.keeper = abstractions.New(config.ZFS, abstractions.Options{
+		Logger: logger,
+		Around: func(ctx context.Context, change abstractions.Change, do func() error) error {
+			return w.durably(ctx, pointOfChange(change), do)
+		},
+	})
+	return w, nil
 }
 
 // Drain has Run take no more items, and return nil once the steps under way have ended by themselves. Until then their claims are
