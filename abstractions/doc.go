@@ -6,10 +6,10 @@
 // Every abstraction belongs to one JobID (a job and one of its targets) on one filesystem. Abstractions of other
 // JobIDs, and holds and bookmarks that are no abstractions at all, are never touched.
 //
-//	step hold           sender    hold tag zrepl_STEP_J_<jobid> on a running step's from and to
+//	step hold           sender    hold tag zrepl_STEP_J_<jobid> on a running step's from, to, and what it carries between
 //	step bookmark       sender    #zrepl_STEP_G_<guid>_J_<jobid>, where from is a bookmark and the pool can clone it
 //	cursor              sender    #zrepl_CURSOR_G_<guid>_J_<jobid>, the last version that the receiver confirmed
-//	tentative cursor    sender    #zrepl_CURSORTENTATIVE_G_<guid>_J_<jobid>, on a running step's from and to
+//	tentative cursor    sender    #zrepl_CURSORTENTATIVE_G_<guid>_J_<jobid>, likewise
 //	cursor v1           sender    #zrepl_replication_cursor, of old zrepl: read, and migrated
 //	last-received hold  receiver  hold tag zrepl_last_received_J_<jobid>
 //

@@ -201,7 +201,9 @@ func TestMemoryChangesNothing(t *testing.T) {
 		take()
 		var current *abstractions.SendStep
 		received := "@s1"
-		lighter := map[string]bool{} // snapshots on which a hold planted now would replace another
+		// lighter are snapshots on which a hold planted now would replace another, and heavier those on which one that is released
+		// now would be replaced by what was planted.
+		lighter, heavier := map[string]bool{}, map[string]bool{}
 		for range rapid.IntRange(1, 15).Draw(t, "events") {
 			version := cached.version(fmt.Sprintf("@s%d", rapid.IntRange(1, taken).Draw(t, "snapshot")))
 			switch rapid.SampledFrom([]string{
@@ -221,6 +223,11 @@ func TestMemoryChangesNothing(t *testing.T) {
 						lighter[version.Rel()] = true
 					}
 				}
+				if lighter[version.Rel()] && heavier[version.Rel()] {
+					cached.manager.Invalidate(filesystem)
+					clear(lighter)
+					clear(heavier)
+				}
 			case "plant":
 				name := rapid.SampledFrom([]string{
 					stepHold(version, job), bookmarkOf(abstractions.StepBookmark, version, job), tentativeOf(version, job),
@@ -230,7 +237,9 @@ func TestMemoryChangesNothing(t *testing.T) {
 				if lighter[version.Rel()] {
 					cached.manager.Invalidate(filesystem)
 					clear(lighter)
+					clear(heavier)
 				}
+				heavier[version.Rel()] = true
 				for _, h := range both {
 					h.plantIfAbsent(name)
 				}

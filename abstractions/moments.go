@@ -68,6 +68,7 @@ func protectStep(step SendStep, dataset zfs.Dataset, canClone bool) creation {
 		if step.From != nil && step.From.Type == zfs.Snapshot {
 			create.hold = append(create.hold, *step.From)
 		}
+		create.hold = append(create.hold, intermediates(step, dataset)...)
 		create.hold = append(create.hold, step.To)
 	}
 
@@ -102,22 +103,41 @@ func protectStep(step SendStep, dataset zfs.Dataset, canClone bool) creation {
 		}
 	}
 	if want.tentative {
+		for _, version := range intermediates(step, dataset) {
+			wanted(version)
+		}
 		wanted(step.To)
 	}
 	return create
 }
 
+// intermediates are the snapshots that the step carries between its from and its to, oldest first.
+func intermediates(step SendStep, dataset zfs.Dataset) []zfs.Version {
+	if !step.Intermediate || step.From == nil {
+		return nil
+	}
+	var between []zfs.Version
+	for _, version := range dataset.Versions {
+		if version.Type == zfs.Snapshot && version.CreateTXG > step.From.CreateTXG && version.CreateTXG < step.To.CreateTXG {
+			between = append(between, version)
+		}
+	}
+	return between
+}
+
 // obsoleteBeforeSend is what earlier, failed steps left behind, and what the step's protection does not need: so that
 // neither a series of failures nor a change of the setting leaves anything that pins space until a step succeeds. All
-// bookmarks of the step's own from and to stay until it is confirmed; so does everything when the step does not start
+// bookmarks of the versions that the step itself sends stay until it is confirmed; so does everything when the step does not start
 // where the cursor is, as a late duplicate of an earlier step would.
 func obsoleteBeforeSend(step SendStep, dataset zfs.Dataset) removal {
 	var obsolete removal
 	if newest := newestCursor(dataset, step.JobID); newest != nil && step.From != nil && newest.CreateTXG > step.From.CreateTXG {
 		return obsolete
 	}
+	carried := intermediates(step, dataset)
 	ofStep := func(guid uint64) bool {
-		return guid == step.To.GUID || step.From != nil && guid == step.From.GUID
+		return guid == step.To.GUID || step.From != nil && guid == step.From.GUID ||
+			slices.ContainsFunc(carried, func(v zfs.Version) bool { return v.GUID == guid })
 	}
 	for _, version := range heldSnapshots(dataset) {
 		if !needsOf(step.Protection).step || !ofStep(version.GUID) {

@@ -74,6 +74,41 @@ func TestStepOnTheSender(t *testing.T) {
 	}
 }
 
+// A range that is interrupted may have brought the receiver to any of its snapshots.
+func TestARangeIsProtectedAsAWhole(t *testing.T) {
+	t.Parallel()
+	for _, protection := range []protocol.Protection{
+		protocol.GuaranteeResumability, protocol.GuaranteeIncremental, protocol.GuaranteeNothing,
+	} {
+		t.Run(string(protection), func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			a, b, c, d := h.snapshot("a"), h.snapshot("b"), h.snapshot("c"), h.snapshot("d")
+			h.snapshot("e")
+			during := map[protocol.Protection][]string{
+				protocol.GuaranteeResumability: {stepHold(a, job), stepHold(b, job), stepHold(c, job), stepHold(d, job)},
+				protocol.GuaranteeIncremental: {
+					tentativeOf(a, job), tentativeOf(b, job), tentativeOf(c, job), tentativeOf(d, job),
+				},
+			}
+			step := h.step(protection, &a, d)
+			step.Intermediate = true
+			for range 2 { // it can be repeated
+				require.NoError(t, h.manager.BeforeSend(t.Context(), step))
+				require.ElementsMatch(t, during[protection], h.kept())
+				step.Dataset = h.listing()
+			}
+			_, err := h.manager.AfterConfirmation(t.Context(), step)
+			require.NoError(t, err)
+			if protection == protocol.GuaranteeNothing {
+				require.Empty(t, h.kept())
+			} else {
+				require.Equal(t, []string{cursorOf(d, job)}, h.kept())
+			}
+		})
+	}
+}
+
 func TestStepFromABookmark(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

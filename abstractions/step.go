@@ -19,6 +19,9 @@ type SendStep struct {
 	From *zfs.Version
 	// To is a snapshot.
 	To zfs.Version
+	// Intermediate says that the snapshots between From, a snapshot, and To are sent too (zfs send -I). They are protected as
+	// To is: where the step is interrupted, one of them is the last that the receiver has, or has a part of.
+	Intermediate bool
 	// Dataset is a listing of the filesystem with its versions, made when the step was validated, before
 	// [Manager.BeforeSend]; nil to have the Manager make one. There is at most one step at a time for a JobID on a
 	// filesystem, so that the listing stays true for what is ours while the step runs.

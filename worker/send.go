@@ -54,6 +54,7 @@ func (t *try) validateSend(ctx context.Context, dataset zfs.Dataset, token strin
 	s := &sending{to: to, resumed: token != ""}
 	s.step = abstractions.SendStep{
 		Filesystem: step.Filesystem, JobID: t.item.JobID, Protection: t.item.ProtectionOfStep(), To: to, Dataset: &dataset,
+		Intermediate: step.Intermediates > 0,
 	}
 	if step.From != nil {
 		from, found := versionByGUID(dataset, *step.From, step.Intermediates > 0)
