@@ -1,0 +1,220 @@
+// Settling: after the faults, the fleet converges by itself.
+
+package faults
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/zfleet/zfleet/abstractions"
+	zfleet "github.com/zfleet/zfleet/fleet"
+	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/zfs/zfsfake"
+)
+
+const (
+	// settling bounds a run of a job when nothing disturbs it any more.
+	settling = 90 * time.Second
+	// tries is how often a job may be run until everything is replicated.
+	tries = 4
+)
+
+// settle runs every job as it was at first until it is done, and compares.
+func (f *fleet) settle(ctx context.Context) error {
+	f.timeline.add("harness", "quiet")
+	for i, job := range f.schedule.Jobs {
+		// Something to do for each filesystem, so that what earlier settings have left behind goes.
+		for _, filesystem := range filesystemsOf(job) {
+			f.hosts[job.Source.Host].takeSnapshot(filesystem, f.schedule.Seed)
+		}
+		if _, err := f.client.SubmitJob(ctx, job); err != nil {
+			return fmt.Errorf("submitting job %s again: %w", job.Name, err)
+		}
+		f.request(ctx, i)
+	}
+	for i, job := range f.schedule.Jobs {
+		if err := f.finish(ctx, i, job); err != nil {
+			return err
+		}
+	}
+	if len(f.timeline.failures()) > 0 {
+		return nil // what follows would only repeat it
+	}
+	for _, job := range f.schedule.Jobs {
+		f.compare(job)
+	}
+	f.awaitEmpty(ctx)
+	return nil
+}
+
+// finish waits for the job's last plan, and runs the job again where that has not done everything.
+func (f *fleet) finish(ctx context.Context, number int, job protocol.Job) error {
+	for try := range tries {
+		f.mu.Lock()
+		plans := f.plans[number]
+		f.mu.Unlock()
+		detail, err := f.wait(ctx, plans[len(plans)-1])
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			f.timeline.violate("no convergence: job %s: its plan does not end: %v", job.Name, err)
+			return nil
+		}
+		f.timeline.add("harness", "%s", explain(detail))
+		if detail.Plan.State == protocol.PlanDone {
+			return nil
+		}
+		if try == tries-1 || slices.ContainsFunc(detail.Tasks, func(t protocol.Task) bool { return t.State == protocol.TaskConflict }) {
+			f.timeline.violate("no convergence: job %s: %s", job.Name, explain(detail))
+			return nil
+		}
+		f.request(ctx, number)
+	}
+	return nil
+}
+
+func (f *fleet) wait(ctx context.Context, id protocol.PlanID) (zfleet.PlanDetail, error) {
+	ctx, cancel := context.WithTimeout(ctx, settling)
+	defer cancel()
+	for snapshot, err := range f.client.Watch(ctx, id, zfleet.WatchOptions{Interval: time.Second}) {
+		if err != nil {
+			return zfleet.PlanDetail{}, fmt.Errorf("%w: %+v", err, snapshot)
+		}
+	}
+	return f.client.Plan(ctx, id)
+}
+
+func explain(detail zfleet.PlanDetail) string {
+	text := fmt.Sprintf("plan %s is %s", detail.Plan.ID, detail.Plan.State)
+	if detail.Plan.Failure != nil {
+		text += ": " + detail.Plan.Failure.Error()
+	}
+	for _, task := range detail.Tasks {
+		text += fmt.Sprintf("; %s → %s: %s", task.Filesystem, task.TargetHost, task.State)
+		if task.Failure != nil && task.State != protocol.TaskDone {
+			text += fmt.Sprintf(" (%s: %s)", task.Failure.Kind, task.Failure.Error())
+		}
+	}
+	return text
+}
+
+// compare compares source and targets of a job that is done.
+func (f *fleet) compare(job protocol.Job) {
+	for _, filesystem := range filesystemsOf(job) {
+		source := f.hosts[job.Source.Host]
+		for _, p := range f.observer.pairs {
+			if p.source == (place{job.Source.Host, filesystem}) {
+				f.comparePair(p, source, f.hosts[p.target.host])
+			}
+		}
+	}
+}
+
+func (f *fleet) comparePair(p *pair, source, target *host) {
+	here, err := source.fake.Versions(p.source.filesystem)
+	if err != nil {
+		f.timeline.violate("%s: %v", p.source, err)
+		return
+	}
+	there, err := target.fake.Versions(p.target.filesystem)
+	if err != nil {
+		f.timeline.violate("no convergence: %s: %v", p.target, err)
+		return
+	}
+	byGUID := map[uint64]zfsfake.Version{}
+	for _, v := range there {
+		if v.Type == "snapshot" {
+			byGUID[v.GUID] = v
+		}
+	}
+	var newest zfsfake.Version
+	begun := false
+	for _, v := range here {
+		if v.Type != "snapshot" || !isWanted(v.Name) {
+			continue
+		}
+		newest = v
+		copied, found := byGUID[v.GUID]
+		begun = begun || p.received[v.GUID]
+		switch {
+		case found:
+			f.compareContents(source, p.source.filesystem+"@"+v.Name, target, p.target.filesystem+"@"+copied.Name)
+		case begun && !p.received[v.GUID]:
+			f.timeline.violate("no convergence: %s@%s has never come to %s, though an older one has", p.source, v.Name, p.target)
+		}
+	}
+	if _, found := byGUID[newest.GUID]; !found {
+		f.timeline.violate("no convergence: %s lacks @%s, the newest of %s", p.target, newest.Name, p.source)
+		return
+	}
+	f.compareAbstractions(p, here, there, newest)
+}
+
+func (f *fleet) compareContents(source *host, from string, target *host, to string) {
+	sent, err := source.fake.ContentHash(from)
+	if err == nil {
+		var received string
+		received, err = target.fake.ContentHash(to)
+		if err == nil && sent != received {
+			f.timeline.violate("contents differ: %s:%s and %s:%s", source.name, from, target.name, to)
+		}
+	}
+	if err != nil {
+		f.timeline.violate("contents of %s and %s: %v", from, to, err)
+	}
+}
+
+// compareAbstractions requires that exactly those are there that a job that is done needs.
+func (f *fleet) compareAbstractions(p *pair, here, there []zfsfake.Version, newest zfsfake.Version) {
+	var expected, found []string
+	if p.protection != protocol.GuaranteeNothing {
+		expected = append(expected, "#"+abstractions.BookmarkName(abstractions.Cursor, newest.GUID, p.id))
+		expected = append(expected, "@"+newest.Name+" "+abstractions.HoldTag(abstractions.LastReceivedHold, p.id))
+	}
+	for _, v := range slices.Concat(here, there) {
+		if _, _, id, ours := abstractions.ParseBookmarkName(v.Name); v.Type == "bookmark" && ours && id == p.id {
+			found = append(found, "#"+v.Name)
+		}
+		for _, tag := range v.Holds {
+			if _, id, ours := abstractions.ParseHoldTag(tag); ours && id == p.id {
+				found = append(found, "@"+v.Name+" "+tag)
+			}
+		}
+	}
+	slices.Sort(expected)
+	slices.Sort(found)
+	if !slices.Equal(expected, found) {
+		f.timeline.violate("abstractions of %s on %s and %s: expected [%s], found [%s]", p.id, p.source, p.target,
+			strings.Join(expected, ", "), strings.Join(found, ", "))
+	}
+}
+
+// awaitEmpty waits until nothing of the jobs is left in NATS.
+func (f *fleet) awaitEmpty(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	left := "nobody looked"
+	for left != "" && ctx.Err() == nil {
+		left = ""
+		if info, err := f.resources.Work.Info(ctx); err != nil {
+			left = err.Error()
+		} else if info.State.Msgs > 0 {
+			left = fmt.Sprintf("%d work items", info.State.Msgs)
+		}
+		if streams, unknown, err := protocol.StoredStreams(ctx, f.resources.JetStream); err != nil {
+			left += err.Error()
+		} else if len(streams)+len(unknown) > 0 {
+			left += fmt.Sprintf(" %d streams and %d unknown objects in the object store", len(streams), len(unknown))
+		}
+		if left != "" {
+			wait(ctx, 200*time.Millisecond)
+		}
+	}
+	if left != "" {
+		f.timeline.violate("left behind in NATS: %s", left)
+	}
+}
