@@ -24,6 +24,8 @@ type machine struct {
 	hosts hosts
 	// yielding says that another run of the job waits for this one to end.
 	yielding bool
+	// latest is the time that the machine was told last.
+	latest time.Time
 	// jitter gives a number in [0, 1), to spread retries.
 	jitter func() float64
 }
@@ -98,11 +100,13 @@ const (
 
 // newMachine makes a machine from a plan and its tasks, in order of their numbers.
 func newMachine(p protocol.Plan, tasks []protocol.Task, now time.Time, jitter func() float64) *machine {
-	m := &machine{plan: p, late: map[int]bool{}, jitter: jitter}
+	m := &machine{plan: p, late: map[int]bool{}, latest: now, jitter: jitter}
 	byName := map[string]*task{}
 	key := func(target int, filesystem string) string { return fmt.Sprintf("%d %s", target, filesystem) }
 	for _, record := range tasks {
 		t := &task{Task: record, seen: now}
+		// The clock of the leader that wrote it may have been another one.
+		t.NotBefore, t.WaitingSince = earlier(t.NotBefore, now.Add(maxBackoff)), earlier(t.WaitingSince, now)
 		m.tasks = append(m.tasks, t)
 		byName[key(t.Target, t.Filesystem)] = t
 	}
@@ -171,6 +175,7 @@ func (t *task) step() protocol.Step {
 
 // advance starts what can start, looks again at what is due, and gives up what is late.
 func (m *machine) advance(now time.Time) []action {
+	m.follow(now)
 	var actions []action
 	for _, t := range m.tasks {
 		actions = append(actions, m.attend(t, now)...)
@@ -205,6 +210,29 @@ func (m *machine) advance(now time.Time) []action {
 		actions = append(actions, m.start(group, now)...)
 	}
 	return actions
+}
+
+// follow goes back with a clock that was put back, so that nothing waits for a time that was already near.
+func (m *machine) follow(now time.Time) {
+	back := m.latest.Sub(now)
+	m.latest = now
+	if back <= 0 {
+		return
+	}
+	for _, t := range m.tasks {
+		for _, at := range []*time.Time{&t.seen, &t.begun, &t.offered, &t.unanswered, &t.NotBefore, &t.WaitingSince} {
+			if !at.IsZero() {
+				*at = at.Add(-back)
+			}
+		}
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.After(b) {
+		return b
+	}
+	return a
 }
 
 // lookAtDue begins a new look at the tasks whose back-off is over, all those of one target together.

@@ -334,6 +334,26 @@ func TestAHostThatDoesNotAnswerIsWaitedForAndThenGivenUp(t *testing.T) {
 	require.Contains(t, task.Failure.Message, "waited 10m")
 }
 
+func TestAClockThatIsPutBackHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	m := testMachine(protocol.TransportTCP, 1, "tank", "pool")
+	inBackoff, silent := m.tasks[0], m.tasks[1]
+	m.advance(start)
+	m.apply(m.event(inBackoff, protocol.EventFailed), start)
+	m.apply(claimedBy(m, silent, protocol.RoleRecv), start)
+	back := start.Add(-4 * time.Hour)
+	m.advance(back)
+	require.Less(t, m.wake().Sub(back), time.Minute)
+	m.advance(back.Add(10 * time.Minute))
+	require.True(t, inBackoff.looking)
+	require.Equal(t, protocol.TaskBackoff, silent.State, "it was given up")
+
+	t.Run("nor does that of another leader", func(t *testing.T) {
+		again := newMachine(m.plan, []protocol.Task{inBackoff.Task}, start.Add(-10*time.Hour), m.jitter)
+		require.LessOrEqual(t, again.wake().Sub(start.Add(-10*time.Hour)), maxBackoff)
+	})
+}
+
 func TestCancelEndsEverythingThatIsNotFinished(t *testing.T) {
 	t.Parallel()
 	m := testMachine(protocol.TransportTCP, 1, "a", "b")
