@@ -87,7 +87,7 @@ func Connect(ctx context.Context, options ConnectOptions) (*nats.Conn, jetstream
 		options.Logger.WarnContext(ctx, "NATS cannot be reached yet", "error", err, "next_try", next)
 	}))
 	if err != nil {
-		return nil, nil, AsFailure(fmt.Errorf("connecting to %s: %w", options.where(), err), Transient)
+		return nil, nil, AsFailure(fmt.Errorf("connecting to %s: %w", options.Where(), err), Transient)
 	}
 	return js.Conn(), js, nil
 }
@@ -113,8 +113,8 @@ func ValidateDomain(name string) error {
 	return nil
 }
 
-// where names the server for people.
-func (o ConnectOptions) where() string {
+// Where names the server for people, without passwords.
+func (o ConnectOptions) Where() string {
 	switch {
 	case o.InProcess != nil:
 		return "the embedded NATS server"

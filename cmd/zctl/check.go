@@ -260,8 +260,7 @@ func checkDataset(ctx context.Context, c *checker, system *zfs.System, field, na
 
 // checkFleet looks whether NATS answers, whether there is a fleet, and whether the job's hosts are in it.
 func (p *program) checkFleet(ctx context.Context, c *checker, file hostfile.File, job *protocol.Job) {
-	d := &daemon{file: file}
-	conn, js, err := d.connectFor(ctx, "check", openWait)
+	conn, js, err := protocol.Connect(ctx, connectOptions(file, "check", openWait, nil))
 	if err != nil {
 		if file.NATS.Embedded != nil {
 			c.warn("NATS", "%v; that is as it should be while zctl server does not run", err)

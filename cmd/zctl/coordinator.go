@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 )
 
@@ -14,10 +16,10 @@ func (p *program) coordinatorCommand() *cobra.Command {
 		GroupID: groupRoles,
 		Short:   "Coordinate the fleet: turn jobs into plans, and plans into work for the hosts",
 		Long: `Coordinator makes the fleet's streams and buckets where they are missing, and coordinates. Any
-number may run: one leads, and another takes over when it dies. It needs no ZFS.`,
+number may run: one leads, and another takes over when it dies, or at once when it is told to stop.
+It needs no ZFS.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			ctx := command.Context()
 			file, err := p.hostFile(flags)
 			if err != nil {
 				return err
@@ -28,21 +30,21 @@ number may run: one leads, and another takes over when it dies. It needs no ZFS.
 			if err := file.Validate(); err != nil {
 				return err
 			}
-			d, err := p.startDaemon(ctx, "coordinator", file)
-			if err != nil {
-				return err
-			}
-			defer d.stop()
-			conn, js, err := d.connect(ctx, "coordinator")
-			if err != nil {
-				return ended(ctx, err)
-			}
-			defer conn.Close()
-			resources, err := d.ensureResources(ctx, js)
-			if err != nil {
-				return ended(ctx, err)
-			}
-			return ended(ctx, d.runCoordinator(ctx, conn, resources))
+			return p.runDaemon(command.Context(), "coordinator", file, func(asked, _ context.Context, d *daemon) error {
+				conn, js, err := d.connect(asked, "coordinator")
+				if err != nil {
+					return err
+				}
+				defer conn.Close()
+				resources, err := d.ensureResources(asked, js)
+				if err != nil {
+					return err
+				}
+				stops := context.AfterFunc(asked, func() { d.supervisor.stops("gives up the lease", extendBy) })
+				defer stops()
+				d.supervisor.ready()
+				return d.runCoordinator(asked, conn, resources)
+			})
 		},
 	}
 	command.Flags().IntVar(&replicas, "replicas", 0, "how many NATS servers keep each stream: 1, 3 or 5 (default: as it is, 1 for new ones)")

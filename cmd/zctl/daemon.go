@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -141,55 +142,79 @@ func (p *program) hostFile(flags daemonFlags) (hostfile.File, error) {
 
 // daemon is a running daemon's surroundings.
 type daemon struct {
-	file    hostfile.File
-	name    string
-	logger  *slog.Logger
-	tracing *telemetry.Tracing
+	file       hostfile.File
+	name       string
+	logger     *slog.Logger
+	tracing    *telemetry.Tracing
+	supervisor *supervisor
 }
 
-// startDaemon sets up logs and traces; the host file is valid. The caller stops the daemon.
-func (p *program) startDaemon(ctx context.Context, role string, file hostfile.File) (*daemon, error) {
+// runDaemon runs a daemon with logs, traces and a supervisor; the host file is valid. run is given two contexts: asked ends when
+// the process is asked to stop, and working when what it still does has to end too. Being asked to stop is no failure.
+func (p *program) runDaemon(
+	asked context.Context, role string, file hostfile.File, run func(asked, working context.Context, d *daemon) error,
+) error {
 	file.Telemetry.Logs.Color = p.isTerminal(p.errOut) && p.getenv("NO_COLOR") == ""
 	logger, err := telemetry.NewLogger(p.errOut, file.Telemetry.Logs)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	tracing, err := telemetry.StartTracing(ctx, telemetry.TraceOptions{
+	tracing, err := telemetry.StartTracing(asked, telemetry.TraceOptions{
 		Role: role, Host: file.Host, Version: programVersion().Version, Getenv: p.getenv,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
+	defer func() {
+		if err := tracing.Shutdown(5 * time.Second); err != nil {
+			logger.Warn("some spans are lost", "error", err)
+		}
+	}()
 	// OpenTelemetry knows no other way to tell that spans cannot be sent.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
-		logger.WarnContext(ctx, "traces cannot be sent; check OTEL_EXPORTER_OTLP_ENDPOINT", "error", err)
+		logger.WarnContext(asked, "traces cannot be sent; check OTEL_EXPORTER_OTLP_ENDPOINT", "error", err)
 	}))
+	working, release := p.untilStopped(asked, file.Worker.Grace.Std())
+	defer release()
+	supervisor := supervise(asked, logger)
+	defer supervisor.end()
 	name := fmt.Sprintf("%s-%d-%s", file.Host, os.Getpid(), strings.ToLower(rand.Text()[:4]))
-	return &daemon{file: file, name: name, logger: logger, tracing: tracing}, nil
-}
-
-func (d *daemon) stop() {
-	if err := d.tracing.Shutdown(5 * time.Second); err != nil {
-		d.logger.Warn("some spans are lost", "error", err)
+	err = run(asked, working, &daemon{file: file, name: name, logger: logger, tracing: tracing, supervisor: supervisor})
+	if asked.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		return nil
 	}
+	return err
 }
 
 // connect connects to the fleet's NATS, for as long as it takes.
 func (d *daemon) connect(ctx context.Context, role string) (*nats.Conn, jetstream.JetStream, error) {
-	return d.connectFor(ctx, role, -1)
+	options := connectOptions(d.file, role, -1, d.logger)
+	d.supervisor.awaits("waits for " + options.Where())
+	conn, js, err := protocol.Connect(ctx, options)
+	if err != nil {
+		return nil, nil, err
+	}
+	d.supervisor.add(part{lastTurn: func() time.Time { return time.Time{} }, doing: func() string {
+		if conn.IsConnected() {
+			return ""
+		}
+		return "waits for " + options.Where()
+	}})
+	return conn, js, nil
 }
 
-func (d *daemon) connectFor(ctx context.Context, role string, wait time.Duration) (*nats.Conn, jetstream.JetStream, error) {
-	settings := d.file.NATS
+// connectOptions say how the host reaches NATS, or the server that it runs itself.
+func connectOptions(file hostfile.File, role string, wait time.Duration, logger *slog.Logger) protocol.ConnectOptions {
+	settings := file.NATS
 	options := protocol.ConnectOptions{
 		URL: settings.URL, Context: settings.Context, Creds: settings.Creds, NKey: settings.NKey,
 		CA: settings.CA, Cert: settings.Cert, Key: settings.Key, Domain: settings.Domain,
-		Name: "zctl " + role + " " + string(d.file.Host), Logger: d.logger, Wait: wait,
+		Name: "zctl " + role + " " + string(file.Host), Logger: logger, Wait: wait,
 	}
 	if settings.Embedded != nil && options.URL == "" {
 		options.URL = "nats://" + settings.Embedded.Listen
 	}
-	return protocol.Connect(ctx, options)
+	return options
 }
 
 const setupTimeout = 30 * time.Second
@@ -228,6 +253,7 @@ func (d *daemon) awaitResources(ctx context.Context, js jetstream.JetStream) (*p
 		}
 		if err.Error() != told {
 			told = err.Error()
+			d.supervisor.awaits("waits until the fleet is there: " + told)
 			d.logger.WarnContext(ctx, "waiting until the fleet is there", "reason", err)
 		}
 		select {
@@ -240,17 +266,26 @@ func (d *daemon) awaitResources(ctx context.Context, js jetstream.JetStream) (*p
 
 // runCoordinator coordinates until ctx ends.
 func (d *daemon) runCoordinator(ctx context.Context, conn *nats.Conn, resources *protocol.Resources) error {
-	return coordinator.New(coordinator.Config{
+	c := coordinator.New(coordinator.Config{
 		Name: d.name, Host: string(d.file.Host), Conn: conn, Resources: resources,
 		Logger: d.logger, TracerProvider: d.tracing.Provider(),
-	}).Run(ctx)
+	})
+	d.supervisor.add(part{doing: func() string { return leading(c.Leads()) }, lastTurn: c.LastTurn})
+	return c.Run(ctx)
 }
 
-// runWorker works for the host until ctx ends.
-func (d *daemon) runWorker(ctx context.Context, conn *nats.Conn, resources *protocol.Resources, runner zfs.Runner) error {
+func leading(since time.Time, leads bool) string {
+	if !leads {
+		return "asks for the lease"
+	}
+	return "leads since " + since.Format(time.RFC3339)
+}
+
+// runWorker works for the host. Once asked ends, it takes no more items, and ends when its steps have ended, or working has.
+func (d *daemon) runWorker(asked, working context.Context, conn *nats.Conn, resources *protocol.Resources, runner zfs.Runner) error {
 	settings := d.file.Worker
 	if len(settings.Allow.Send) == 0 && len(settings.Allow.Recv) == 0 {
-		d.logger.WarnContext(ctx, "this host's policy allows nothing: set worker.allow in the host file, or use --allow-send and --allow-recv")
+		d.logger.WarnContext(asked, "this host's policy allows nothing: set worker.allow in the host file, or use --allow-send and --allow-recv")
 	}
 	w, err := worker.New(worker.Config{
 		Host: d.file.Host, Name: d.name, Version: programVersion().Version, Conn: conn, Resources: resources,
@@ -267,13 +302,47 @@ func (d *daemon) runWorker(ctx context.Context, conn *nats.Conn, resources *prot
 	if err != nil {
 		return err
 	}
-	return w.Run(ctx)
-}
-
-// ended is the error of a daemon: none when it ended because it was told to.
-func ended(ctx context.Context, err error) error {
-	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
-		return nil
+	d.supervisor.add(part{doing: func() string { return steps(w.Steps()) }, lastTurn: w.LastTurn})
+	over := make(chan struct{})
+	var announcing sync.WaitGroup
+	announcing.Go(func() {
+		select {
+		case <-w.Serving():
+			d.supervisor.ready()
+		case <-over:
+		}
+	})
+	defer announcing.Wait()
+	defer close(over)
+	drained := context.AfterFunc(asked, func() { d.drain(asked, w) })
+	defer drained()
+	err = w.Run(working)
+	if asked.Err() != nil && working.Err() != nil {
+		d.logger.WarnContext(asked, "steps were stopped and given back; they are resumed", slog.Any("reason", context.Cause(working)))
 	}
 	return err
+}
+
+// drain lets the worker finish its steps.
+func (d *daemon) drain(ctx context.Context, w *worker.Worker) {
+	grace := d.file.Worker.Grace.Std()
+	d.supervisor.stops("stops", grace+extendBy)
+	sending, receiving := w.Steps()
+	if sending+receiving > 0 && grace > 0 {
+		d.logger.InfoContext(ctx, "asked to stop: no more steps are taken, and those under way are waited for; signal again to stop at once",
+			slog.Int("sending", sending), slog.Int("receiving", receiving), slog.Duration("at_most", grace))
+	}
+	w.Drain()
+}
+
+func steps(sending, receiving int) string {
+	switch {
+	case sending > 0 && receiving > 0:
+		return fmt.Sprintf("%d sending, %d receiving", sending, receiving)
+	case sending > 0:
+		return fmt.Sprintf("%d sending", sending)
+	case receiving > 0:
+		return fmt.Sprintf("%d receiving", receiving)
+	}
+	return "no steps under way"
 }

@@ -123,7 +123,7 @@ func TestEveryFieldOfAHostFileIsDocumented(t *testing.T) {
 		"host", "nats.url", "nats.context", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.domain", "nats.embedded.store_dir",
 		"nats.embedded.listen", "worker.slots.send", "worker.slots.recv", "worker.data.listen", "worker.data.advertise", "worker.data.tls",
 		"worker.allow.send", "worker.allow.recv", "worker.bandwidth_limit.send", "worker.bandwidth_limit.recv",
-		"worker.compression.threads", "coordinator.enabled", "coordinator.replicas", "coordinator.streams.max_bytes",
+		"worker.compression.threads", "worker.grace", "coordinator.enabled", "coordinator.replicas", "coordinator.streams.max_bytes",
 		"coordinator.streams.storage", "telemetry.logs.level", "telemetry.logs.format",
 	} {
 		require.Contains(t, text, "`"+field+"`")

@@ -35,6 +35,8 @@ type program struct {
 	getenv   func(string) string
 	environ  []string
 	hostname func() (string, error)
+	// signals are those that ask the process to stop; release ends their coming.
+	signals func() (signals <-chan os.Signal, release func())
 	// interactive tells whether somebody can be asked something.
 	interactive func() bool
 	// runner makes what runs the zfs commands of a host.
@@ -46,6 +48,7 @@ type program struct {
 func newProgram() *program {
 	return &program{
 		in: os.Stdin, out: os.Stdout, errOut: os.Stderr, getenv: os.Getenv, environ: os.Environ(), hostname: os.Hostname,
+		signals:     stopSignals,
 		interactive: func() bool { return term.IsTerminal(int(os.Stdin.Fd())) },
 		runner:      func(protocol.Host) zfs.Runner { return zfs.NewExecRunner() },
 		location:    time.Local,

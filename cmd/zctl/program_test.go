@@ -21,7 +21,12 @@ import (
 	"github.com/zfleet/zfleet/zfs/zfsfake"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.ClientLeak()) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asProcess) != "" {
+		os.Exit(beProcess())
+	}
+	goleak.VerifyTestMain(m, natstest.ClientLeak())
+}
 
 var updateGolden = flag.Bool("update", false, "write the golden files anew")
 
@@ -51,6 +56,7 @@ func (b *testbed) program(in string, out, errOut *safeBuffer) *program {
 		in: strings.NewReader(in), out: out, errOut: errOut,
 		getenv:   func(name string) string { return b.env[name] },
 		hostname: func() (string, error) { return "Alpha.example.org", nil },
+		signals: func() (<-chan os.Signal, func()) { return nil, func() {} },
 		// What is typed is typed by somebody.
 		interactive: func() bool { return in != "" },
 		runner: func(host protocol.Host) zfs.Runner {

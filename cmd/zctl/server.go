@@ -33,7 +33,10 @@ in one process. Other hosts join with: zctl worker --nats nats://THIS-HOST:4222
 
 The store outlives the process, so a restarted server goes on where it was. The NATS server asks
 its clients for no credentials: give it an address that only trusted machines reach, or run
-nats-server with accounts beside zctl coordinator and zctl worker.`,
+nats-server with accounts beside zctl coordinator and zctl worker.
+
+When it is told to stop, its worker ends its steps first, as zctl worker does. NATS and the coordinator go
+on until then, for the other hosts too.`,
 		Example: `  zctl server --config /etc/zfleet/host.yaml
   zctl server --host alpha --store /var/lib/zfleet/nats --nats-listen 10.0.0.1:4222 --allow-send 'tank<'`,
 		Args: cobra.NoArgs,
@@ -49,7 +52,7 @@ nats-server with accounts beside zctl coordinator and zctl worker.`,
 			if err := file.Validate(); err != nil {
 				return err
 			}
-			return p.serve(command.Context(), file)
+			return p.runDaemon(command.Context(), "server", file, p.serve)
 		},
 	}
 	command.Flags().StringVar(&storeDir, "store", "", "directory of the NATS server's store (default "+defaultStoreDir+")")
@@ -87,37 +90,40 @@ func memoryFor(streams hostfile.Streams) int64 {
 	return int64(min(streams.MaxBytes, math.MaxInt64-others)) + others
 }
 
-// serve runs all three until ctx ends or one of them fails. They stop in the order in which they need each other.
-func (p *program) serve(ctx context.Context, file hostfile.File) error {
-	d, err := p.startDaemon(ctx, "server", file)
+// serve runs all three until asked ends or one of them fails. They stop in the order in which they need each other: the worker when
+// its steps have ended, then the coordinator, then the NATS server.
+func (p *program) serve(asked, working context.Context, d *daemon) error {
+	d.supervisor.awaits("starts the NATS server")
+	server, err := natsserver.Start(asked, natsserver.Options{
+		StoreDir: d.file.NATS.Embedded.StoreDir, Listen: d.file.NATS.Embedded.Listen, ServerName: string(d.file.Host),
+		MaxMemory: memoryFor(d.file.Coordinator.Streams), Logger: d.logger,
+	})
 	if err != nil {
 		return err
 	}
-	defer d.stop()
-	server, err := natsserver.Start(ctx, natsserver.Options{
-		StoreDir: file.NATS.Embedded.StoreDir, Listen: file.NATS.Embedded.Listen, ServerName: string(file.Host),
-		MaxMemory: memoryFor(file.Coordinator.Streams), Logger: d.logger,
-	})
-	if err != nil {
-		return ended(ctx, err)
-	}
 	defer server.Shutdown()
-	d.logger.InfoContext(ctx, "NATS server runs", "url", server.ClientURL(), "store", file.NATS.Embedded.StoreDir)
-	conn, js, err := protocol.Connect(ctx, protocol.ConnectOptions{
-		InProcess: server.InProcess(), Name: "zctl server " + string(file.Host), Logger: d.logger,
+	d.logger.InfoContext(asked, "NATS server runs", "url", server.ClientURL(), "store", d.file.NATS.Embedded.StoreDir)
+	conn, js, err := protocol.Connect(asked, protocol.ConnectOptions{
+		InProcess: server.InProcess(), Name: "zctl server " + string(d.file.Host), Logger: d.logger,
 	})
 	if err != nil {
-		return ended(ctx, err)
+		return err
 	}
 	defer conn.Close()
-	resources, err := d.ensureResources(ctx, js)
+	resources, err := d.ensureResources(asked, js)
 	if err != nil {
-		return ended(ctx, err)
+		return err
 	}
-	group, running := errgroup.WithContext(ctx)
-	if file.Coordinator.Enabled {
-		group.Go(func() error { return d.runCoordinator(running, conn, resources) })
+	coordinating, stopCoordinating := context.WithCancel(context.WithoutCancel(asked))
+	defer stopCoordinating()
+	group, running := errgroup.WithContext(working)
+	defer context.AfterFunc(running, stopCoordinating)() // where one of them has failed, and at the second signal
+	if d.file.Coordinator.Enabled {
+		group.Go(func() error { return d.runCoordinator(coordinating, conn, resources) })
 	}
-	group.Go(func() error { return d.runWorker(running, conn, resources, p.runner(file.Host)) })
-	return ended(ctx, group.Wait())
+	group.Go(func() error {
+		defer stopCoordinating()
+		return d.runWorker(asked, running, conn, resources, p.runner(d.file.Host))
+	})
+	return group.Wait()
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/goccy/go-yaml"
 
@@ -62,6 +63,8 @@ type Worker struct {
 	Allow          worker.Policy `yaml:"allow"`
 	BandwidthLimit Bandwidth     `yaml:"bandwidth_limit"`
 	Compression    Compression   `yaml:"compression"`
+	// Grace is how long running steps may go on when the worker is told to stop; 0 stops them at once.
+	Grace protocol.Duration `yaml:"grace"`
 }
 
 // Slots bound how many steps a worker has under way at once.
@@ -140,6 +143,7 @@ func Default() File {
 		Worker: Worker{
 			Slots: Slots{Send: 4, Recv: 4},
 			Data:  Data{Listen: ":8410", TLS: TLSRequired},
+			Grace: protocol.Duration(time.Minute),
 		},
 		Coordinator: Coordinator{
 			Enabled: true, Streams: Streams{MaxBytes: protocol.DefaultStreamsMaxBytes, Storage: StorageFile},
@@ -264,6 +268,9 @@ func (w Worker) validate() error {
 	}
 	if err := w.BandwidthLimit.Recv.Validate(); err != nil {
 		return protocol.Usagef("worker.bandwidth_limit.recv: %w", err)
+	}
+	if w.Grace < 0 {
+		return protocol.Usagef("worker.grace is %s: use a time like 1m, or 0 to stop running steps at once", w.Grace)
 	}
 	if w.Compression.Threads < 0 {
 		return protocol.Usagef("worker.compression.threads is %d: use at least 1, or 0 for half the CPUs", w.Compression.Threads)
