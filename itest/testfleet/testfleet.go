@@ -36,6 +36,8 @@ type Site struct {
 	Server nats.InProcessConnProvider
 	// Domain is the JetStream domain of the fleet, where the server is a leaf node.
 	Domain string
+	// Replicas is how many servers keep each of the fleet's streams and buckets; 0 is 1.
+	Replicas int
 }
 
 // Fleet is a running fleet. It ends with its test.
@@ -73,7 +75,7 @@ func NewAt(t testing.TB, site Site) *Fleet {
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), Timeout)
 	defer cancel()
-	resources, err := protocol.EnsureResources(ctx, js, protocol.ResourceOptions{})
+	resources, err := protocol.EnsureResources(ctx, js, protocol.ResourceOptions{Replicas: site.Replicas})
 	require.NoError(t, err)
 	f.Conn, f.Resources = conn, resources
 	f.Client = fleet.New(conn, resources, fleet.Options{By: "test"})

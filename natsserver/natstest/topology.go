@@ -15,6 +15,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 )
 
@@ -101,6 +102,28 @@ func (n *Node) Reload(t testing.TB, change func(*server.Options)) {
 func AwaitJetStream(t testing.TB, nodes []*Node) {
 	t.Helper()
 	awaitJetStream(t, nodes)
+}
+
+// AwaitReplicas waits until every stream that the client sees has a leader, and all its replicas have what it has. Before that,
+// stopping another server may leave a stream without a majority.
+func AwaitReplicas(t testing.TB, js jetstream.JetStream) {
+	t.Helper()
+	await(t, "all replicas of all streams", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		lister := js.ListStreams(ctx)
+		for info := range lister.Info() {
+			if info.Cluster == nil || info.Cluster.Leader == "" || len(info.Cluster.Replicas) != info.Config.Replicas-1 {
+				return false
+			}
+			for _, replica := range info.Cluster.Replicas {
+				if !replica.Current || replica.Offline {
+					return false
+				}
+			}
+		}
+		return lister.Err() == nil
+	})
 }
 
 // Any is a way to the first of the servers that runs, for clients that outlive each of them.
