@@ -409,11 +409,15 @@ func (m *machine) apply(e protocol.Event, now time.Time) []action {
 	return nil
 }
 
-// superseded notes which claim speaks, and tells whether a newer one on the same try has been heard of.
+// superseded notes which claim speaks, and tells whether a newer one on the same try has been heard of. One that drops the item,
+// because an older one works on it, supersedes nothing.
 func (t *task) superseded(e protocol.Event) bool {
 	speaks := claim{e.Item, e.Delivery}
 	if speaks.before(t.claims[e.Role]) {
 		return true
+	}
+	if e.Kind == protocol.EventDropped {
+		return false
 	}
 	if t.claims == nil {
 		t.claims = map[protocol.Role]claim{}

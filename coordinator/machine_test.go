@@ -263,6 +263,23 @@ func TestEventsOfOtherTriesAndStrangersChangeNothing(t *testing.T) {
 	require.Equal(t, 0, task.Next)
 }
 
+func TestAClaimThatDropsItsItemSupersedesNothing(t *testing.T) {
+	t.Parallel()
+	m := testMachine(protocol.TransportTCP, 1, "tank")
+	task := m.tasks[0]
+	m.advance(start)
+	m.apply(m.event(task, protocol.EventOffered), start)
+	say := func(kind protocol.EventKind, delivery uint64) {
+		e := m.event(task, kind)
+		e.Item, e.Delivery = 7, delivery
+		m.apply(e, start)
+	}
+	say(protocol.EventClaimed, 1)
+	say(protocol.EventDropped, 2) // the first is still at work, and could not extend its claim in time
+	say(protocol.EventDone, 1)
+	require.Equal(t, protocol.TaskDone, task.State, "what the first has done counts")
+}
+
 func TestASecondOfferEndsTheTry(t *testing.T) {
 	t.Parallel()
 	m := testMachine(protocol.TransportTCP, 1, "tank")
