@@ -82,10 +82,18 @@ func (f *fleet) wait(ctx context.Context, id protocol.PlanID) (zfleet.PlanDetail
 	defer cancel()
 	for snapshot, err := range f.client.Watch(ctx, id, zfleet.WatchOptions{Interval: time.Second}) {
 		if err != nil {
-			return zfleet.PlanDetail{}, fmt.Errorf("%w: %+v", err, snapshot)
+			return zfleet.PlanDetail{}, fmt.Errorf("%w: %s", err, explain(zfleet.PlanDetail{Plan: snapshot.Plan, Tasks: tasksOf(snapshot)}))
 		}
 	}
 	return f.client.Plan(ctx, id)
+}
+
+func tasksOf(snapshot zfleet.Snapshot) []protocol.Task {
+	tasks := make([]protocol.Task, 0, len(snapshot.Tasks))
+	for _, progress := range snapshot.Tasks {
+		tasks = append(tasks, progress.Task)
+	}
+	return tasks
 }
 
 func explain(detail zfleet.PlanDetail) string {
