@@ -2,6 +2,7 @@ package hostfile
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -23,6 +24,7 @@ worker:
     recv: [{root: backup, jobs: ["prod-*"]}]
   bandwidth_limit: {send: {default: 100MiB, "08:00-18:00": 20MiB}, recv: 1GiB}
   compression: {threads: 2}
+  grace: 10m
 coordinator: {enabled: false, replicas: 3, streams: {max_bytes: 4GiB, storage: memory}}
 telemetry: {logs: {level: debug, format: json}}
 `))
@@ -46,6 +48,7 @@ telemetry: {logs: {level: debug, format: json}}
 				Recv: protocol.BandwidthLimit{Default: 1 << 30},
 			},
 			Compression: Compression{Threads: 2},
+			Grace:       protocol.Duration(10 * time.Minute),
 		},
 		Coordinator: Coordinator{Replicas: 3, Streams: Streams{MaxBytes: 4 << 30, Storage: StorageMemory}},
 		Telemetry:   Telemetry{Logs: telemetry.LogOptions{Level: "debug", Format: "json"}},
@@ -98,6 +101,7 @@ func TestValidationNamesTheField(t *testing.T) {
 		"{host: a, worker: {bandwidth_limit: {send: 1}}}":           "worker.bandwidth_limit.send",
 		"{host: a, worker: {bandwidth_limit: {recv: 100}}}":         "worker.bandwidth_limit.recv",
 		"{host: a, worker: {compression: {threads: -1}}}":           "worker.compression.threads",
+		"{host: a, worker: {grace: -1s}}":                           "worker.grace",
 		"{host: a, coordinator: {streams: {max_bytes: 0}}}":         "coordinator.streams.max_bytes",
 		"{host: a, coordinator: {streams: {max_bytes: 9000PiB}}}":   "coordinator.streams.max_bytes",
 		"{host: a, coordinator: {streams: {storage: tape}}}":        "coordinator.streams.storage",
