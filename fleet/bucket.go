@@ -93,27 +93,46 @@ func (w *bucketWatch) stop() {
 var errIncomplete = errors.New("the listing stopped short")
 
 // collect gives the present values of the keys that match, by key; deleted keys are left out.
+func (c *Client) collect(ctx context.Context, bucket jetstream.KeyValue, keys ...string) (map[string][]byte, error) {
+	entries, err := c.entries(ctx, bucket, keys...)
+	if err != nil {
+		return nil, err
+	}
+	values := map[string][]byte{}
+	for key, entry := range entries {
+		if entry.Operation() == jetstream.KeyValuePut {
+			values[key] = entry.Value()
+		}
+	}
+	return values, nil
+}
+
+// entries gives the newest entry of each key that matches, by key. That of a key that is gone is a marker, as long as it is kept.
 //
 // A watcher tells that it has given everything by counting; when the leader purges an old plan in that moment, the count is
 // never reached. The listing is then begun again.
-func (c *Client) collect(ctx context.Context, bucket jetstream.KeyValue, keys ...string) (map[string][]byte, error) {
+func (c *Client) entries(
+	ctx context.Context, bucket jetstream.KeyValue, keys ...string,
+) (map[string]jetstream.KeyValueEntry, error) {
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
 	for {
-		values, err := c.collectOnce(ctx, bucket, keys...)
+		entries, err := c.entriesOnce(ctx, bucket, keys...)
 		if !errors.Is(err, errIncomplete) {
-			return values, err
+			return entries, err
 		}
 	}
 }
 
-func (c *Client) collectOnce(ctx context.Context, bucket jetstream.KeyValue, keys ...string) (map[string][]byte, error) {
+func (c *Client) entriesOnce(
+	ctx context.Context, bucket jetstream.KeyValue, keys ...string,
+) (map[string]jetstream.KeyValueEntry, error) {
 	watch, err := watchBucket(ctx, c.timeout, bucket, keys...)
 	if err != nil {
 		return nil, err
 	}
 	defer watch.stop()
-	values := map[string][]byte{}
+	entries := map[string]jetstream.KeyValueEntry{}
 	for {
 		select {
 		case entry, open := <-watch.Updates():
@@ -121,12 +140,9 @@ func (c *Client) collectOnce(ctx context.Context, bucket jetstream.KeyValue, key
 			case !open:
 				return nil, fmt.Errorf("read bucket %s: %w", bucket.Bucket(), context.Cause(ctx))
 			case entry == nil:
-				return values, nil
-			case entry.Operation() == jetstream.KeyValuePut:
-				values[entry.Key()] = entry.Value()
-			default:
-				delete(values, entry.Key())
+				return entries, nil
 			}
+			entries[entry.Key()] = entry
 		case <-time.After(c.timeout / 5):
 			return nil, errIncomplete
 		case <-ctx.Done():

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -21,6 +22,43 @@ func (c *Client) Hosts(ctx context.Context) ([]protocol.Presence, error) {
 		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Worker, b.Worker))
 	})
 	return hosts, err
+}
+
+// AbsentHost is a host of which no worker is there any more.
+type AbsentHost struct {
+	Host protocol.Host `json:"host"`
+	// Seen is when one was there last: up to 30 seconds early, where it took its leave.
+	Seen time.Time `json:"seen"`
+}
+
+// AbsentHosts are the hosts of which no worker is there, but one was in the last 30 days, in order.
+func (c *Client) AbsentHosts(ctx context.Context) ([]AbsentHost, error) {
+	entries, err := c.entries(ctx, c.resources.Hosts, ">")
+	if err != nil {
+		return nil, c.explain(err, "list bucket %s", protocol.BucketHosts)
+	}
+	here, seen := map[protocol.Host]bool{}, map[protocol.Host]time.Time{}
+	for key, entry := range entries {
+		host, _, err := protocol.ParseHostKey(key)
+		if err != nil {
+			continue // Hosts tells about keys that are none of a worker
+		}
+		if entry.Operation() == jetstream.KeyValuePut {
+			here[host] = true
+			continue
+		}
+		// The marker came when what the worker had said last did not count any more.
+		if last := entry.Created().Add(-protocol.PresenceTTL); last.After(seen[host]) {
+			seen[host] = last
+		}
+	}
+	absent := []AbsentHost{}
+	for host, last := range sortedByKey(seen) {
+		if !here[host] {
+			absent = append(absent, AbsentHost{Host: host, Seen: last.UTC()})
+		}
+	}
+	return absent, nil
 }
 
 // Leader is who coordinates; nil when nobody does.

@@ -70,7 +70,7 @@ func TestHostsCursorsAndStatus(t *testing.T) {
 	}
 	status, err := s.Status(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, Status{Hosts: []protocol.Presence{}}, status)
+	require.Equal(t, Status{Hosts: []protocol.Presence{}, Absent: []AbsentHost{}}, status)
 
 	s.lead()
 	put(protocol.BucketHosts, protocol.HostKey("bravo", "w"), protocol.Presence{Host: "bravo", Worker: "w"})

@@ -12,8 +12,10 @@ import (
 // Status is the fleet at one moment.
 type Status struct {
 	// Leader is nil when no coordinator leads.
-	Leader *protocol.Lease     `json:"leader"`
+	Leader *protocol.Lease `json:"leader"`
+	// Hosts are the workers that are there, and Absent the hosts of which none is any more.
 	Hosts  []protocol.Presence `json:"hosts"`
+	Absent []AbsentHost        `json:"absent"`
 	Jobs   []JobStatus         `json:"jobs"`
 	// Running are the plans that are not finished, oldest first.
 	Running []PlanDetail `json:"running"`
@@ -38,6 +40,8 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	status.Leader, err = c.Leader(ctx)
 	note(err)
 	status.Hosts, err = c.Hosts(ctx)
+	note(err)
+	status.Absent, err = c.AbsentHosts(ctx)
 	note(err)
 	plans, err := c.Plans(ctx)
 	note(err)

@@ -123,6 +123,9 @@ func (p *program) writePlan(w io.Writer, detail fleet.PlanDetail) {
 		table.Write(w, []string{"FILESYSTEM", "TARGET", "STATE", "STEPS", "NEXT STEP", "SENT", "TRIES"}, rows)
 		_, _ = fmt.Fprintln(w)
 	}
+	for _, line := range waitedFor(detail.Tasks) {
+		_, _ = fmt.Fprintln(w, line)
+	}
 	for _, problem := range progress.Problems(plan, tasks) {
 		_, _ = fmt.Fprintln(w, problem)
 	}

@@ -140,11 +140,19 @@ func TestAWorkerEndsItsStepsAndTakesNoMore(t *testing.T) {
 	worker.signal(syscall.SIGTERM)
 	worker.says("asked to stop: no more steps are taken")
 	worker.says("sending=1")
+	require.Eventually(t, func() bool { return strings.Contains(b.must("hosts"), "draining") }, time.Minute, 50*time.Millisecond)
+	require.Contains(t, b.must("status"), "workers: alpha (draining)")
 	other := planName.FindString(b.must("run", "two"))
 	worker.letGo()
 	worker.ends()
+	require.Regexp(t, `alpha +away`, b.must("hosts"))
+	require.Contains(t, b.must("hosts", "-o", "json"), `"away": true`)
+	require.Contains(t, b.must("status"), "away: alpha (last seen 2")
 	require.Contains(t, b.must("plans", plan, "--wait"), "done: 1 replicated", "the step was told and acknowledged")
 	require.NotContains(t, b.must("events", "--plan", other), "claimed")
+	require.Eventually(t, func() bool { return strings.Contains(b.must("plans", other), "waiting for host alpha (last seen") },
+		time.Minute, 50*time.Millisecond, "%s", b.must("plans", other))
+	require.Contains(t, b.must("status"), "waiting for host alpha (last seen")
 	require.NotContains(t, b.must("events", "--plan", plan), "delivered 2 times")
 }
 

@@ -56,7 +56,7 @@ func (b *testbed) program(in string, out, errOut *safeBuffer) *program {
 		in: strings.NewReader(in), out: out, errOut: errOut,
 		getenv:   func(name string) string { return b.env[name] },
 		hostname: func() (string, error) { return "Alpha.example.org", nil },
-		signals: func() (<-chan os.Signal, func()) { return nil, func() {} },
+		signals:  func() (<-chan os.Signal, func()) { return nil, func() {} },
 		// What is typed is typed by somebody.
 		interactive: func() bool { return in != "" },
 		runner: func(host protocol.Host) zfs.Runner {

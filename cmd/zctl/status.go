@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -119,6 +121,13 @@ func (p *program) writeStatus(w io.Writer, status fleet.Status) {
 	} else {
 		_, _ = fmt.Fprintf(w, "workers: %s\n", hostNames(status.Hosts))
 	}
+	var away []string
+	for _, host := range status.Absent {
+		away = append(away, fmt.Sprintf("%s (last seen %s)", host.Host, p.when(host.Seen)))
+	}
+	if len(away) > 0 {
+		_, _ = fmt.Fprintf(w, "away: %s\n", strings.Join(away, ", "))
+	}
 	for _, detail := range status.Running {
 		p.writeRunning(w, detail)
 	}
@@ -141,18 +150,32 @@ func (p *program) writeStatus(w io.Writer, status fleet.Status) {
 	table.Write(w, []string{"JOB", "SOURCE", "LAST PLAN", "STARTED", "FILESYSTEMS"}, rows)
 }
 
-// hostNames are the hosts with their number of workers where that is more than one.
+// hostNames are the hosts, with their number of workers where that is more than one, and with how many of them are draining.
 func hostNames(present []protocol.Presence) string {
-	counts := map[string]int{}
+	counts, draining := map[protocol.Host]int{}, map[protocol.Host]int{}
 	for _, presence := range present {
-		counts[string(presence.Host)]++
+		counts[presence.Host]++
+		if presence.Draining {
+			draining[presence.Host]++
+		}
 	}
 	var names []string
 	for host, count := range counts {
+		var notes []string
 		if count > 1 {
-			host = fmt.Sprintf("%s (%d)", host, count)
+			notes = append(notes, strconv.Itoa(count))
 		}
-		names = append(names, host)
+		switch n := draining[host]; {
+		case n == count:
+			notes = append(notes, "draining")
+		case n > 0:
+			notes = append(notes, strconv.Itoa(n)+" draining")
+		}
+		name := string(host)
+		if len(notes) > 0 {
+			name += " (" + strings.Join(notes, ", ") + ")"
+		}
+		names = append(names, name)
 	}
 	slices.Sort(names)
 	return strings.Join(names, ", ")
@@ -177,4 +200,22 @@ func (p *program) writeRunning(w io.Writer, detail fleet.PlanDetail) {
 		}
 	}
 	_, _ = fmt.Fprintln(w)
+	for _, line := range waitedFor(detail.Tasks) {
+		_, _ = fmt.Fprintf(w, "  %s\n", line)
+	}
+}
+
+// waitedFor says what tasks wait for, and how many of them.
+func waitedFor(tasks []protocol.Task) []string {
+	counts := map[string]int{}
+	for _, task := range tasks {
+		if task.Waiting != "" && !task.State.Final() {
+			counts[task.Waiting]++
+		}
+	}
+	var lines []string
+	for _, what := range slices.Sorted(maps.Keys(counts)) {
+		lines = append(lines, progress.Count(counts[what], "filesystem")+" "+what)
+	}
+	return lines
 }
