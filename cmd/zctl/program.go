@@ -139,7 +139,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done in part.`,
 		p.demoCommand(), p.serverCommand(), p.coordinatorCommand(), p.workerCommand(),
 		p.submitCommand(), p.runCommand(), p.cancelCommand(), p.planCommand(),
 		p.jobsCommand(), p.plansCommand(), p.statusCommand(), p.hostsCommand(), p.cursorsCommand(), p.abstractionsCommand(),
-		p.migrateCommand(), p.eventsCommand(), p.deadLettersCommand(), p.checkCommand(), p.versionCommand(),
+		p.migrateCommand(), p.natsConfigCommand(), p.eventsCommand(), p.deadLettersCommand(), p.checkCommand(), p.versionCommand(),
 	)
 	return root
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/zfleet/zfleet/cmd/zctl/hostfile"
+	"github.com/zfleet/zfleet/fleet/natsconfig"
 	"github.com/zfleet/zfleet/protocol"
 )
 
@@ -49,12 +50,12 @@ func pages(t *testing.T) []page {
 	return found
 }
 
-// An example in YAML that begins with "job:" is a whole job file, one that begins with "host:" a whole host file. Others
-// are parts of such files.
+// An example in YAML that begins with "job:" is a whole job file, one that begins with "host:" a whole host file, and one that
+// begins with "fleet:" a whole fleet file. Others are parts of such files.
 func TestExamplesAreValid(t *testing.T) {
 	t.Parallel()
 	block := regexp.MustCompile("(?ms)^([ \t]*)```yaml\n(.*?)^[ \t]*```$")
-	jobs, hosts := 0, 0
+	jobs, hosts, fleets := 0, 0, 0
 	for _, page := range pages(t) {
 		for _, match := range block.FindAllStringSubmatch(page.text, -1) {
 			var example strings.Builder
@@ -67,6 +68,10 @@ func TestExamplesAreValid(t *testing.T) {
 				jobs++
 				_, err := protocol.ParseJob([]byte(text))
 				assert.NoErrorf(t, err, "%s has a job that zctl refuses:\n%s", page.path, text)
+			case strings.HasPrefix(text, "fleet:"):
+				fleets++
+				_, err := natsconfig.Parse(page.path, []byte(text))
+				assert.NoErrorf(t, err, "%s has a fleet file that zctl refuses:\n%s", page.path, text)
 			case strings.HasPrefix(text, "host:"):
 				hosts++
 				file, err := hostfile.Parse(page.path, []byte(text))
@@ -78,6 +83,7 @@ func TestExamplesAreValid(t *testing.T) {
 	}
 	assert.Positive(t, jobs, "there are examples of jobs")
 	assert.Positive(t, hosts, "there are examples of host files")
+	assert.Positive(t, fleets, "there are examples of fleet files")
 }
 
 func TestLinksLeadSomewhere(t *testing.T) {

@@ -24,6 +24,7 @@ func rules() []rule {
 		{"telemetry", []string{"protocol"}},
 		{"abstractions", []string{"zfs", "protocol"}},
 		{"fleet", []string{"protocol"}},
+		{"fleet/natsconfig", []string{"protocol"}},
 		{"coordinator/plan", []string{"protocol"}},
 		{"coordinator", []string{"protocol", "telemetry", "coordinator/plan"}},
 		{"worker/transport", []string{"protocol"}},
@@ -58,6 +59,7 @@ func mayNotReach() []struct{ from, to, why string } {
 		{"coordinator", "github.com/nats-io/nats-server/", "only package natsserver embeds the server"},
 		{"worker", "github.com/nats-io/nats-server/", "only package natsserver embeds the server"},
 		{"fleet", "github.com/nats-io/nats-server/", "only package natsserver embeds the server"},
+		{"fleet/natsconfig", "github.com/nats-io/nats-server/", "it writes configurations, and runs none"},
 	}
 }
 

@@ -38,6 +38,8 @@ type Site struct {
 	Domain string
 	// Replicas is how many servers keep each of the fleet's streams and buckets; 0 is 1.
 	Replicas int
+	// Options are for the connections of processes, such as their credentials.
+	Options []nats.Option
 }
 
 // Fleet is a running fleet. It ends with its test.
@@ -70,7 +72,7 @@ func New(t testing.TB) *Fleet {
 func NewAt(t testing.TB, site Site) *Fleet {
 	t.Helper()
 	f := &Fleet{t: t, site: site, logger: logger(t), TracerProvider: noop.NewTracerProvider()}
-	conn, _ := natstest.Connect(t, site.Server)
+	conn, _ := natstest.Connect(t, site.Server, site.Options...)
 	js, err := protocol.JetStream(conn, site.Domain)
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), Timeout)
@@ -118,8 +120,10 @@ func (f *Fleet) start(
 	site Site, name string, commands *mortal, prepare func(*Process, *protocol.Resources) (runner, error),
 ) *Process {
 	f.t.Helper()
-	conn, err := nats.Connect("", nats.InProcessServer(site.Server), nats.Name(name), nats.MaxReconnects(-1),
-		nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
+	conn, err := nats.Connect("", append([]nats.Option{
+		nats.InProcessServer(site.Server), nats.Name(name), nats.MaxReconnects(-1), nats.ReconnectWait(10 * time.Millisecond),
+		nats.ReconnectJitter(0, 0),
+	}, site.Options...)...)
 	require.NoError(f.t, err)
 	resources, err := openResources(f.t, conn, site.Domain)
 	require.NoError(f.t, err)
