@@ -78,6 +78,14 @@ func leading(ctx context.Context) error {
 	return nil
 }
 
+// loggerOf is the logger of the term that ctx belongs to; outside of terms nothing is logged.
+func loggerOf(ctx context.Context) *slog.Logger {
+	if held, ok := ctx.Value(leaseKey{}).(*lease); ok {
+		return held.logger
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
 // acquire waits until this coordinator holds the lease; false says that ctx has ended before.
 func (l *lease) acquire(ctx context.Context) bool {
 	ticker := time.NewTicker(l.ttl / 3)

@@ -221,8 +221,8 @@ func (r *runner) makeTasks(ctx context.Context) (ended bool, err error) {
 		return true, r.finish(ctx, protocol.PlanCancelled, nil)
 	case ctx.Err() != nil:
 		return true, ctx.Err()
-	case errors.Is(err, errDeposed):
-		return true, err
+	case errors.Is(err, errDeposed), errors.Is(err, errLeaseOver), protocol.KindOf(err, protocol.Permanent) == protocol.Transient:
+		return true, err // what NATS does not take now is for the next term to go on with
 	case err != nil:
 		return true, r.finish(ctx, protocol.PlanFailed, protocol.AsFailure(err, protocol.Permanent))
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -38,32 +39,24 @@ func retry[T any](ctx context.Context, what string, request func(context.Context
 		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		value, err := request(attempt)
-		if err != nil && !passing(ctx, err) {
+		if err != nil && !protocol.Passing(ctx, err) {
 			return value, backoff.Permanent(err)
 		}
 		return value, err
 	}
-	value, err := backoff.Retry(ctx, operation, backoff.WithMaxElapsedTime(maxStoreWait))
+	told := ""
+	notify := func(err error, next time.Duration) {
+		if text := err.Error(); text != told {
+			told = text
+			loggerOf(ctx).WarnContext(ctx, "NATS does not do it yet; trying on", slog.String("what", what),
+				slog.Any("error", protocol.NATSError("", err)), slog.Duration("next_try", next))
+		}
+	}
+	value, err := backoff.Retry(ctx, operation, backoff.WithMaxElapsedTime(maxStoreWait), backoff.WithNotify(notify))
 	if err != nil {
-		return value, fmt.Errorf("%s: %w", what, err)
+		return value, protocol.NATSError(what, err)
 	}
 	return value, nil
-}
-
-// passing tells whether an error of a request to NATS may go away by itself. The API's own errors, such as a wrong last
-// revision, do not.
-func passing(ctx context.Context, err error) bool {
-	if ctx.Err() != nil {
-		return false
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return true
-	}
-	var api jetstream.JetStreamError
-	if errors.As(err, &api) && api.APIError() != nil {
-		return api.APIError().Code >= 500
-	}
-	return protocol.KindOf(err, protocol.Transient) == protocol.Transient && !errors.Is(err, jetstream.ErrKeyNotFound)
 }
 
 // create writes a record that does not exist yet.

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -23,6 +24,9 @@ const (
 	minServerMajor = 2
 	minServerMinor = 11
 )
+
+// neededPayload is what a NATS server must take as one message: the largest of ours, with its headers.
+const neededPayload = 1 << 20
 
 // DefaultConnectWait is how long the first connection is tried where ConnectOptions.Wait says nothing.
 const DefaultConnectWait = 10 * time.Second
@@ -215,6 +219,7 @@ func (o ConnectOptions) dial() (connection *nats.Conn, domain string, err error)
 func (o ConnectOptions) settings() []nats.Option {
 	logger := o.Logger
 	denied := &denials{logger: logger}
+	reconnects := &reconnecting{logger: logger}
 	return []nats.Option{
 		nats.Name(o.Name),
 		nats.Timeout(2 * time.Second),
@@ -224,6 +229,7 @@ func (o ConnectOptions) settings() []nats.Option {
 		nats.IgnoreAuthErrorAbort(), // an operator may mend the credentials while the process runs
 		nats.PingInterval(20 * time.Second),
 		nats.MaxPingsOutstanding(2),
+		nats.ReconnectErrHandler(reconnects.failed),
 		nats.DisconnectErrHandler(func(connection *nats.Conn, err error) {
 			if connection.IsClosed() || err == nil {
 				return
@@ -232,8 +238,7 @@ func (o ConnectOptions) settings() []nats.Option {
 		}),
 		nats.ReconnectHandler(func(connection *nats.Conn) {
 			denied.forget()
-			logger.Info("connected to NATS again", "server", connection.ConnectedUrlRedacted(),
-				"version", connection.ConnectedServerVersion(), "reconnects", connection.Stats().Reconnects)
+			reconnects.done(connection)
 		}),
 		nats.LameDuckModeHandler(func(connection *nats.Conn) {
 			logger.Info("the NATS server is about to stop", "server", connection.ConnectedUrlRedacted())
@@ -243,13 +248,64 @@ func (o ConnectOptions) settings() []nats.Option {
 				denied.note(connection, violation)
 				return
 			}
+			details := []any{"error", err}
 			if subscription != nil {
-				logger.Error("NATS reports an error", "error", err, "subject", subscription.Subject)
-				return
+				details = append(details, "subject", subscription.Subject)
 			}
-			logger.Error("NATS reports an error", "error", err)
+			if advice := asyncAdvice(err); advice != "" {
+				details = append(details, "advice", advice)
+			}
+			logger.Error("NATS reports an error", details...)
 		}),
 	}
+}
+
+// asyncAdvice is what an operator can do about an error that comes by itself.
+func asyncAdvice(err error) string {
+	switch {
+	case errors.Is(err, nats.ErrSlowConsumer):
+		return "this process did not keep up with the messages for it, and some were dropped; it asks for them again where they matter." +
+			" If this goes on, the machine is too busy"
+	case isAuthError(err):
+		return "give this user back to the NATS servers, or this process credentials that they take: it reads its credentials file at" +
+			" each try; with a new NKey, start it again"
+	}
+	return ""
+}
+
+func isAuthError(err error) bool {
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) ||
+		errors.Is(err, nats.ErrAccountAuthExpired)
+}
+
+// reconnecting logs why a lost connection cannot be had again: each reason once, until there is another one or the connection.
+type reconnecting struct {
+	logger *slog.Logger
+
+	mu   sync.Mutex
+	told string
+}
+
+func (r *reconnecting) failed(_ *nats.Conn, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil || err.Error() == r.told {
+		return
+	}
+	r.told = err.Error()
+	details := []any{"error", err}
+	if advice := asyncAdvice(err); advice != "" {
+		details = append(details, "advice", advice)
+	}
+	r.logger.Warn("NATS cannot be reached again yet; trying on", details...)
+}
+
+func (r *reconnecting) done(connection *nats.Conn) {
+	r.mu.Lock()
+	r.told = ""
+	r.mu.Unlock()
+	r.logger.Info("connected to NATS again", "server", connection.ConnectedUrlRedacted(),
+		"version", connection.ConnectedServerVersion(), "reconnects", connection.Stats().Reconnects)
 }
 
 // hopeless tells whether trying again cannot help until somebody changes something.
@@ -269,6 +325,10 @@ func checkServer(ctx context.Context, js jetstream.JetStream) error {
 	if !serverWillDo(version) {
 		return Failf(Permanent, "the NATS server at %s is version %s, and zfleet needs %d.%d or newer: upgrade the server",
 			server, version, minServerMajor, minServerMinor)
+	}
+	if limit := js.Conn().MaxPayload(); limit < neededPayload {
+		return Failf(Permanent, "the NATS server at %s takes no messages of more than %s, and zfleet needs %s: raise max_payload in"+
+			" its configuration to 1MB, which is its default", server, ByteSize(max(limit, 0)), ByteSize(neededPayload))
 	}
 	_, err := js.AccountInfo(ctx)
 	err = explainDenied(js.Conn(), "", err)

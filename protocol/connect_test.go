@@ -16,6 +16,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 	"github.com/stretchr/testify/require"
 
 	"github.com/zfleet/zfleet/natsserver"
@@ -291,4 +292,71 @@ func TestConnectThroughALeafNode(t *testing.T) {
 
 	_, _, err = protocol.Connect(t.Context(), protocol.ConnectOptions{URL: leaf.ClientURL(), Domain: "hub.one", Wait: time.Hour})
 	require.ErrorContains(t, err, "a domain is one word")
+}
+
+func TestConnectRefusesAServerThatTakesNoLargeMessages(t *testing.T) {
+	t.Parallel()
+	small := bareServer(t, server.Options{MaxPayload: 64 << 10})
+	_, _, err := protocol.Connect(t.Context(), protocol.ConnectOptions{URL: small})
+	require.Equal(t, protocol.Permanent, protocol.KindOf(err, protocol.Transient))
+	require.ErrorContains(t, err, "raise max_payload")
+}
+
+func TestConnectReconnectsOnceItsCredentialsAreGoodAgain(t *testing.T) {
+	t.Parallel()
+	log := newLogBuffer()
+	newUser := func() (public string, seed []byte) {
+		user, err := nkeys.CreateUser()
+		require.NoError(t, err)
+		public, err = user.PublicKey()
+		require.NoError(t, err)
+		seed, err = user.Seed()
+		require.NoError(t, err)
+		return public, seed
+	}
+	alpha, seed := newUser()
+	other, _ := newUser()
+	file := filepath.Join(t.TempDir(), "alpha.nk")
+	require.NoError(t, os.WriteFile(file, seed, 0o600))
+	config, store := filepath.Join(t.TempDir(), "nats.conf"), t.TempDir()
+	users := func(key string) {
+		text := fmt.Sprintf("listen: \"127.0.0.1:-1\"\njetstream: {store_dir: %q, max_file_store: 64MiB}\n"+
+			"authorization: {users: [{nkey: %s}]}\n", store, key)
+		require.NoError(t, os.WriteFile(config, []byte(text), 0o600))
+	}
+	users(alpha)
+	node := natstest.StartFile(t, config)
+	connection, js, err := protocol.Connect(t.Context(), protocol.ConnectOptions{
+		URL: node.ClientURL(), NKey: file, Logger: slog.New(slog.NewTextHandler(log, nil)),
+	})
+	require.NoError(t, err)
+	defer connection.Close()
+
+	users(other)
+	node.ReloadFile(t)
+	log.waitFor(t, "credentials that they take")
+	users(alpha)
+	node.ReloadFile(t)
+	log.waitFor(t, "connected to NATS again")
+	_, err = js.AccountInfo(t.Context())
+	require.NoError(t, err)
+}
+
+func TestASlowConsumerIsTold(t *testing.T) {
+	t.Parallel()
+	log := newLogBuffer()
+	embedded := natstest.Start(t, natsserver.Options{})
+	connection, _, err := protocol.Connect(t.Context(), protocol.ConnectOptions{
+		InProcess: embedded.InProcess(), Logger: slog.New(slog.NewTextHandler(log, nil)),
+	})
+	require.NoError(t, err)
+	defer connection.Close()
+	unread, err := connection.SubscribeSync("busy")
+	require.NoError(t, err)
+	require.NoError(t, unread.SetPendingLimits(1, -1))
+	for range 3 {
+		require.NoError(t, connection.Publish("busy", nil))
+	}
+	log.waitFor(t, "did not keep up")
+	require.Contains(t, log.String(), "subject=busy")
 }

@@ -172,12 +172,12 @@ func (o ResourceOptions) objects() jetstream.ObjectStoreConfig {
 func EnsureResources(ctx context.Context, js jetstream.JetStream, options ResourceOptions) (*Resources, error) {
 	for _, config := range options.streams() {
 		if err := ensure(ctx, func() error { return ensureStream(ctx, js, config, options.Replicas) }); err != nil {
-			return nil, resourceError("creating the stream "+config.Name, explainDenied(js.Conn(), "", err))
+			return nil, NATSError("creating the stream "+config.Name, explainDenied(js.Conn(), "", err))
 		}
 	}
 	for _, config := range options.buckets() {
 		if err := ensure(ctx, func() error { return ensureBucket(ctx, js, config, options.Replicas) }); err != nil {
-			return nil, resourceError("creating the bucket "+config.Bucket, explainDenied(js.Conn(), "", err))
+			return nil, NATSError("creating the bucket "+config.Bucket, explainDenied(js.Conn(), "", err))
 		}
 	}
 	objects := options.objects()
@@ -246,14 +246,13 @@ func ensureObjects(ctx context.Context, js jetstream.JetStream, config jetstream
 // objectsError is why the object store cannot be made; where NATS cannot set aside its quota, it says what an operator can do.
 func objectsError(config jetstream.ObjectStoreConfig, err error) error {
 	doing := "creating the bucket " + config.Bucket
-	const storageExceeded, memoryExceeded = 10047, 10028 // JSStorageResourcesExceededErr, JSMemoryResourcesExceededErr in nats-server
 	var api *jetstream.APIError
-	if errors.As(err, &api) && (api.ErrorCode == storageExceeded || api.ErrorCode == memoryExceeded) {
+	if errors.As(err, &api) && (api.ErrorCode == storageResourcesExceeded || api.ErrorCode == memoryResourcesExceeded) {
 		return Failf(Permanent, "%s: NATS has no room for its quota of %s: lower the quota (coordinator.streams.max_bytes), or let NATS"+
 			" keep more (jetstream: max_file_store or max_memory_store, and free space on the disk): %w", doing,
 			ByteSize(max(config.MaxBytes, 0)), err)
 	}
-	return resourceError(doing, err)
+	return NATSError(doing, err)
 }
 
 // existingConfig is the configuration of a stream that is there already, nil if it is not, with the replicas that it is to
@@ -291,7 +290,7 @@ func OpenResources(ctx context.Context, js jetstream.JetStream) (*Resources, err
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			missing.Names = append(missing.Names, "stream "+name)
 		case err != nil:
-			return nil, resourceError("opening the stream "+name, explainDenied(js.Conn(), "", err))
+			return nil, NATSError("opening the stream "+name, explainDenied(js.Conn(), "", err))
 		}
 	}
 	for name, bucket := range map[string]*jetstream.KeyValue{
@@ -307,7 +306,7 @@ func OpenResources(ctx context.Context, js jetstream.JetStream) (*Resources, err
 		case errors.Is(err, jetstream.ErrBucketNotFound):
 			missing.Names = append(missing.Names, "bucket "+name)
 		case err != nil:
-			return nil, resourceError("opening the bucket "+name, explainDenied(js.Conn(), "", err))
+			return nil, NATSError("opening the bucket "+name, explainDenied(js.Conn(), "", err))
 		}
 	}
 	var err error
@@ -316,7 +315,7 @@ func OpenResources(ctx context.Context, js jetstream.JetStream) (*Resources, err
 	case errors.Is(err, jetstream.ErrBucketNotFound):
 		missing.Names = append(missing.Names, "bucket "+BucketStreams)
 	case err != nil:
-		return nil, resourceError("opening the bucket "+BucketStreams, explainDenied(js.Conn(), "", err))
+		return nil, NATSError("opening the bucket "+BucketStreams, explainDenied(js.Conn(), "", err))
 	}
 	if len(missing.Names) > 0 {
 		slices.Sort(missing.Names)
@@ -351,7 +350,7 @@ func EnsureWorkConsumer(
 		return nil, &MissingResources{Names: []string{"stream " + StreamWork}}
 	}
 	if err != nil {
-		return nil, resourceError(fmt.Sprintf("creating the consumer %s of %s", WorkConsumer(host, role), StreamWork),
+		return nil, NATSError(fmt.Sprintf("creating the consumer %s of %s", WorkConsumer(host, role), StreamWork),
 			explainDenied(js.Conn(), "", err))
 	}
 	return consumer, nil
@@ -367,7 +366,7 @@ func Publish(ctx context.Context, js jetstream.JetStream, message *nats.Msg, msg
 	}
 	ack, err := js.PublishMsg(ctx, message, options...)
 	if err != nil {
-		return nil, resourceError("publishing to "+message.Subject, explainDenied(js.Conn(), message.Subject, err))
+		return nil, NATSError("publishing to "+message.Subject, explainDenied(js.Conn(), message.Subject, err))
 	}
 	return ack, nil
 }
@@ -436,7 +435,7 @@ func PutTTL(
 		var marker uint64
 		marker, err = markerRevision(ctx, js, bucket, subject)
 		if err != nil {
-			return 0, resourceError(doing, err)
+			return 0, NATSError(doing, err)
 		}
 		if marker == 0 {
 			return 0, fmt.Errorf("%s: %w", doing, ErrRevision)
@@ -447,7 +446,7 @@ func PutTTL(
 	case wrongRevision(err):
 		return 0, fmt.Errorf("%s: %w", doing, ErrRevision)
 	case err != nil:
-		return 0, resourceError(doing, explainDenied(js.Conn(), target, err))
+		return 0, NATSError(doing, explainDenied(js.Conn(), target, err))
 	}
 	return revision, nil
 }
@@ -475,13 +474,4 @@ func markerRevision(ctx context.Context, js jetstream.JetStream, bucket, subject
 		return 0, nil
 	}
 	return last.Sequence, nil
-}
-
-// resourceError is err with what was being done, transient unless the context was cancelled or NATS has refused for good.
-func resourceError(doing string, err error) error {
-	var api *jetstream.APIError
-	if errors.As(err, &api) && api.Code >= 400 && api.Code < 500 {
-		return Failf(Permanent, "%s: %w", doing, err)
-	}
-	return AsFailure(fmt.Errorf("%s: %w", doing, err), Transient)
 }

@@ -87,7 +87,7 @@ func StreamsError(doing string, err error) error {
 		return Failf(Transient, "%s: the bucket is full: raise its quota (coordinator.streams.max_bytes), or let a stream have"+
 			" less of it (replication.objects.window), or fewer streams run at once (replication.concurrency.steps): %w", doing, err)
 	}
-	return resourceError(doing, err)
+	return NATSError(doing, err)
 }
 
 // StoredStreams are all streams of which something is in BucketStreams, in no order, and the objects and subjects there that
@@ -96,11 +96,11 @@ func StoredStreams(ctx context.Context, js jetstream.JetStream) (streams []Store
 	doing := "listing the bucket " + BucketStreams
 	stream, err := js.Stream(ctx, StreamsStream)
 	if err != nil {
-		return nil, nil, resourceError(doing, err)
+		return nil, nil, NATSError(doing, err)
 	}
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter("$O."+BucketStreams+".>"))
 	if err != nil {
-		return nil, nil, resourceError(doing, err)
+		return nil, nil, NATSError(doing, err)
 	}
 	subjects := map[StreamName][]string{}
 	for subject := range info.State.Subjects {
@@ -115,7 +115,7 @@ func StoredStreams(ctx context.Context, js jetstream.JetStream) (streams []Store
 	for name, of := range subjects {
 		stored := StoredStream{Name: name, subjects: of}
 		if err := stored.look(ctx, stream); err != nil {
-			return nil, nil, resourceError(doing, err)
+			return nil, nil, NATSError(doing, err)
 		}
 		if !stored.Since.IsZero() {
 			streams = append(streams, stored)
@@ -169,7 +169,7 @@ func (s StoredStream) Remove(ctx context.Context, js jetstream.JetStream) error 
 	doing := fmt.Sprintf("removing stream %s from the bucket %s", s.Name, BucketStreams)
 	stream, err := js.Stream(ctx, StreamsStream)
 	if err != nil {
-		return resourceError(doing, err)
+		return NATSError(doing, err)
 	}
 	own := ObjectMetaSubject(s.Name.String())
 	for _, subject := range s.subjects {
@@ -177,7 +177,7 @@ func (s StoredStream) Remove(ctx context.Context, js jetstream.JetStream) error 
 			continue
 		}
 		if err := stream.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
-			return resourceError(doing, err)
+			return NATSError(doing, err)
 		}
 	}
 	return RemoveStreamObject(ctx, stream, s.Name)
@@ -188,7 +188,7 @@ func (s StoredStream) Remove(ctx context.Context, js jetstream.JetStream) error 
 func RemoveSegment(ctx context.Context, stream jetstream.Stream, chunks ChunksName) error {
 	for _, subject := range []string{ObjectMetaSubject(chunks.Segment.String()), ObjectChunksSubject(chunks.String())} {
 		if err := stream.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
-			return resourceError(fmt.Sprintf("removing segment %s from the bucket %s", chunks.Segment, BucketStreams), err)
+			return NATSError(fmt.Sprintf("removing segment %s from the bucket %s", chunks.Segment, BucketStreams), err)
 		}
 	}
 	return nil
@@ -197,7 +197,7 @@ func RemoveSegment(ctx context.Context, stream jetstream.Stream, chunks ChunksNa
 // RemoveStreamObject removes the object that stands for the stream, after all else of it.
 func RemoveStreamObject(ctx context.Context, stream jetstream.Stream, name StreamName) error {
 	if err := stream.Purge(ctx, jetstream.WithPurgeSubject(ObjectMetaSubject(name.String()))); err != nil {
-		return resourceError(fmt.Sprintf("removing the object for stream %s from the bucket %s", name, BucketStreams), err)
+		return NATSError(fmt.Sprintf("removing the object for stream %s from the bucket %s", name, BucketStreams), err)
 	}
 	return nil
 }

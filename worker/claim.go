@@ -30,6 +30,7 @@ func (w *Worker) takeItems(ctx, asking context.Context, role protocol.Role) {
 	var consumer jetstream.Consumer
 	loop := w.loops.begin()
 	defer loop.rest()
+	told := ""
 	for wait := time.Duration(0); asking.Err() == nil; {
 		loop.turn()
 		if wait > 0 {
@@ -54,10 +55,14 @@ func (w *Worker) takeItems(ctx, asking context.Context, role protocol.Role) {
 		case message != nil:
 			loop.rest() // while the step runs, the loop that keeps its claim turns
 			w.handle(ctx, role, message)
+			told = ""
 		case asking.Err() != nil:
 			return
 		case err != nil:
-			w.logger.WarnContext(ctx, "cannot ask for work; trying on", slog.String("role", string(role)), slog.Any("error", err))
+			if text := err.Error(); text != told { // and not every two seconds, by every slot
+				told = text
+				w.logger.WarnContext(ctx, "cannot ask for work; trying on", slog.String("role", string(role)), slog.Any("error", err))
+			}
 			consumer, wait = nil, 2*time.Second
 		}
 	}

@@ -57,8 +57,16 @@ func (r *reporter) publish(ctx context.Context, event protocol.Event) error {
 	}
 	policy := backoff.NewExponentialBackOff()
 	policy.MaxInterval = 5 * time.Second
+	told := ""
+	notify := func(err error, next time.Duration) {
+		if text := err.Error(); text != told {
+			told = text
+			r.worker.logger.WarnContext(ctx, "NATS does not take what became of a step; trying on", slog.String("step", event.Ref.String()),
+				slog.String("kind", string(event.Kind)), slog.Any("error", err), slog.Duration("next_try", next))
+		}
+	}
 	_, err := backoff.Retry(ctx, func() (uint64, error) { return publish(ctx) },
-		backoff.WithBackOff(policy), backoff.WithMaxElapsedTime(0))
+		backoff.WithBackOff(policy), backoff.WithMaxElapsedTime(0), backoff.WithNotify(notify))
 	if err != nil && ctx.Err() != nil {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
 		defer cancel()
