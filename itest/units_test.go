@@ -64,7 +64,7 @@ func TestSystemdUnderstandsTheUnits(t *testing.T) {
 		if filepath.Ext(file) != ".service" && filepath.Ext(file) != ".timer" {
 			continue
 		}
-		text, err := os.ReadFile(file) //nolint:gosec // a file of the repository
+		text, err := os.ReadFile(file)
 		require.NoError(t, err)
 		replaced := strings.NewReplacer("/usr/local/bin/zctl", "/bin/true", "/usr/local/bin/nats-server", "/bin/true").Replace(string(text))
 		// A template is verified as one of its instances.
@@ -73,7 +73,7 @@ func TestSystemdUnderstandsTheUnits(t *testing.T) {
 		copies = append(copies, path)
 	}
 	require.GreaterOrEqual(t, len(copies), 7)
-	output, err := exec.CommandContext(t.Context(), analyze, append([]string{"verify", "--man=no"}, copies...)...).CombinedOutput() //nolint:gosec // as found
+	output, err := exec.CommandContext(t.Context(), analyze, append([]string{"verify", "--man=no"}, copies...)...).CombinedOutput()
 	require.NoError(t, err, "%s", output)
 	for line := range strings.Lines(string(output)) {
 		require.NotContains(t, line, dir, "%s", output)

@@ -167,7 +167,7 @@ func (p *program) runDaemon(
 	}
 	defer func() {
 		if err := tracing.Shutdown(5 * time.Second); err != nil {
-			logger.Warn("some spans are lost", "error", err)
+			logger.WarnContext(asked, "some spans are lost", "error", err)
 		}
 	}()
 	// OpenTelemetry knows no other way to tell that spans cannot be sent.

@@ -38,7 +38,7 @@ func beProcess() int {
 		{"zfs", "snapshot", "-r", "tank@now"},
 	} {
 		if result, err := fake.Run(context.Background(), zfs.Command{Args: args}); err != nil || result.ExitCode != 0 {
-			fmt.Fprintln(os.Stderr, args, err, result.Stderr)
+			fmt.Fprintln(os.Stderr, args, err, string(result.Stderr))
 			return exitUsage
 		}
 	}
@@ -262,10 +262,11 @@ func (n *notices) hears(t *testing.T, lines ...string) {
 	require.Eventually(t, func() bool {
 		rest := n.heard.String()
 		for _, line := range lines {
-			found := false
-			if _, rest, found = strings.Cut(rest, line+"\n"); !found {
+			_, after, found := strings.Cut(rest, line+"\n")
+			if !found {
 				return false
 			}
+			rest = after
 		}
 		return true
 	}, time.Minute, 10*time.Millisecond, "systemd has not heard %q:\n%s", lines, &n.heard)

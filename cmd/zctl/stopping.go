@@ -24,9 +24,9 @@ func stopSignals() (signals <-chan os.Signal, release func()) {
 	return received, func() { signal.Stop(received) }
 }
 
-// untilStopped gives the context of a daemon's work. It outlasts asked, which ends with the first signal, by the grace period,
-// and ends with the second signal, or when the caller calls release, which has to be done.
-func (p *program) untilStopped(asked context.Context, grace time.Duration) (working context.Context, release func()) {
+// untilStopped gives the context of a daemon's work, and what releases it, which the caller has to call. The context outlasts asked,
+// which ends with the first signal, by the grace period, and ends with the second signal in any case.
+func (p *program) untilStopped(asked context.Context, grace time.Duration) (context.Context, func()) {
 	working, stop := context.WithCancelCause(context.WithoutCancel(asked))
 	signals, unlisten := p.signals()
 	done := make(chan struct{})
