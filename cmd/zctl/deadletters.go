@@ -208,6 +208,8 @@ func (p *program) deadLettersRetryCommand() *cobra.Command {
 has the message. It refuses what cannot be retried: messages of which only a part was kept, messages
 that are not kept in streams, and those that would have no effect, because the plan that they belong
 to has ended or goes on with a newer try. Running the job again does then what was left undone.`,
+		Example: `  zctl deadletters retry 7
+  zctl deadletters retry --all --reporter alpha`,
 	}
 	return p.letterCommand(command, &change)
 }
@@ -220,6 +222,8 @@ func (p *program) deadLettersDropCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "drop (LETTER... | --all | --before TIME)",
 		Short: "Remove dead letters for good",
+		Example: `  zctl deadletters drop 7 9
+  zctl deadletters drop --before 168h`,
 	}
 	return p.letterCommand(command, &change)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/zfleet/zfleet/natsserver/natstest"
 	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/zfs"
 	"github.com/zfleet/zfleet/zfs/zfsfake"
@@ -282,6 +283,25 @@ func TestSystemdHearsWhatAWorkerDoes(t *testing.T) {
 	worker.signal(syscall.SIGTERM)
 	systemd.hears(t, "STOPPING=1", "EXTEND_TIMEOUT_USEC=30000000", "STATUS=stops: 1 sending", "WATCHDOG=1")
 	worker.letGo()
+	worker.ends()
+}
+
+func TestSystemdHearsWhatAWorkerWaitsFor(t *testing.T) {
+	t.Parallel()
+	b := newTestbed(t)
+	server, _, _ := natstest.RunListening(t)
+	b.env["ZFLEET_NATS"] = server.ClientURL()
+	systemd, environment := listenAsSystemd(t)
+	worker := b.spawn(environment, "worker", "--config", hostFile(t, ""))
+	require.Eventually(t, func() bool { return strings.Contains(systemd.heard.String(), "STATUS=waits until the fleet is there: there is no fleet") },
+		time.Minute, 10*time.Millisecond, "%s", &systemd.heard)
+	require.NotContains(t, systemd.heard.String(), "READY=1")
+	b.resources()
+	systemd.hears(t, "READY=1", "STATUS=no steps under way")
+	server.Shutdown()
+	systemd.hears(t, "STATUS=waits for NATS at "+b.env["ZFLEET_NATS"]+"; no steps under way", "WATCHDOG=1")
+	worker.signal(syscall.SIGTERM)
+	systemd.hears(t, "STOPPING=1")
 	worker.ends()
 }
 
