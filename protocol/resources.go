@@ -55,10 +55,10 @@ const DefaultStreamsMaxBytes = 1 << 30
 const (
 	// DefaultAckWait is how long a worker that says nothing keeps a work item, before it goes to another.
 	DefaultAckWait = 30 * time.Second
-	// MaxDeliveries is how often a work item may be delivered before a worker should give it up as a dead letter: something
-	// in it may be what kills the workers. The consumers themselves set no bound, because an item past it would stay in the
-	// stream unseen.
-	MaxDeliveries = 1000
+	// DefaultMaxDeliveries is how often a work item may be delivered before a worker should give it up as a dead letter:
+	// something in it may be what kills the workers. The consumers themselves set no bound, because an item past it would stay in
+	// the stream unseen.
+	DefaultMaxDeliveries = 20
 
 	jobHistory            = 10               // versions of a job's spec that are kept
 	eventsPerSubject      = 256              // of one kind for one step; bounds progress

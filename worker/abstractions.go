@@ -175,7 +175,7 @@ func (w *Worker) release(ctx context.Context, asked protocol.ReleaseRequest) []p
 		results[i] = protocol.ReleaseResult{AbstractionInfo: info, Outcome: protocol.Released}
 		results[i].Host = w.config.Host
 	}
-	inUse, leave := w.active.reserve(places)
+	inUse, leave := w.locks.reserve(places)
 	defer leave()
 	onDisk := w.lookUp(ctx, wanted)
 	var going []abstractions.Abstraction

@@ -55,8 +55,6 @@ func (r *reporter) publish(ctx context.Context, event protocol.Event) error {
 		}
 		return sequence, err
 	}
-	policy := backoff.NewExponentialBackOff()
-	policy.MaxInterval = 5 * time.Second
 	told := ""
 	notify := func(err error, next time.Duration) {
 		if text := err.Error(); text != told {
@@ -66,7 +64,7 @@ func (r *reporter) publish(ctx context.Context, event protocol.Event) error {
 		}
 	}
 	_, err := backoff.Retry(ctx, func() (uint64, error) { return publish(ctx) },
-		backoff.WithBackOff(policy), backoff.WithMaxElapsedTime(0), backoff.WithNotify(notify))
+		backoff.WithBackOff(patient()), backoff.WithMaxElapsedTime(0), backoff.WithNotify(notify))
 	if err != nil && ctx.Err() != nil {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
 		defer cancel()
@@ -76,6 +74,13 @@ func (r *reporter) publish(ctx context.Context, event protocol.Event) error {
 		return fmt.Errorf("tell that step %s is %s: %w", event.Ref, event.Kind, err)
 	}
 	return nil
+}
+
+// patient is the pace of what is tried until it works.
+func patient() backoff.BackOff {
+	pace := backoff.NewExponentialBackOff()
+	pace.MaxInterval = 5 * time.Second
+	return pace
 }
 
 // mention publishes an event that is not waited for: nothing depends on it.

@@ -115,7 +115,7 @@ func (t *try) usableToken(ctx context.Context, dataset zfs.Dataset) (string, err
 	if fits {
 		return token, nil
 	}
-	if step.Resume || t.delivery > 1 {
+	if step.Resume || t.claim.token.Delivery > 1 {
 		// The partial state came, or changed, after the step was planned; it is for a new plan to say what it is good for.
 		return "", protocol.Failf(protocol.Transient, "%s: its partial state is another one than when the step was planned",
 			dataset.Name)
@@ -262,7 +262,7 @@ func (t *try) receive(ctx context.Context) error {
 func (t *try) offer(ctx context.Context, offer protocol.Offer) error {
 	event := t.reporter.event(protocol.EventOffered)
 	event.Offer = &offer
-	return t.reporter.tell(ctx, event)
+	return t.tell(ctx, event)
 }
 
 // receiveFrom takes the stream from the sender, and confirms it or says why not.
@@ -285,6 +285,9 @@ func (t *try) receiveFrom(ctx context.Context, r *receiving, way incoming) error
 		}
 		if err == nil {
 			to, err = t.settleReceive(ctx, r)
+		}
+		if err == nil {
+			err = t.fence()
 		}
 	}
 	confirmation := protocol.Confirmation{
@@ -312,7 +315,7 @@ func (t *try) receiveFrom(ctx context.Context, r *receiving, way incoming) error
 	event.Progress = &protocol.Progress{
 		Bytes: confirmation.Bytes, Expected: header.Expected, Resumed: header.Resumed, Elapsed: confirmation.Elapsed,
 	}
-	return t.reporter.tell(ctx, event)
+	return t.tell(ctx, event)
 }
 
 // checkHeader compares what the sender is about to send with the step.

@@ -94,7 +94,7 @@ func TestProgressSaysHowLongTheRestWillTake(t *testing.T) {
 func TestALimitFollowsTheJobAsItIsNow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w, err := New(Config{Host: "alpha", Name: "alpha-1"})
+		w, err := New(Config{Host: "alpha", Name: "alpha-1", ClaimsDir: "/not/used"})
 		require.NoError(t, err)
 		item := protocol.WorkItem{Job: "prod", Send: protocol.SendOptions{BandwidthLimit: protocol.BandwidthLimit{Default: 1 << 10}}}
 		bucket := w.limitOf(bandwidth.Send, item)

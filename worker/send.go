@@ -157,11 +157,19 @@ func (t *try) settleOnly(ctx context.Context) error {
 // settleSend moves the cursor and releases the step's protection, after the receiver's confirmation, and tells that the
 // step is done: how the stream went, which way it took, and what an operator should know of it.
 func (t *try) settleSend(ctx context.Context, s *sending, progress *protocol.Progress, path *protocol.Path, note string) error {
+	if err := t.fence(); err != nil {
+		return err
+	}
+	for _, lock := range t.places {
+		// Should this worker die before the end, the next claim on the item only settles.
+		err := lock.change(func(record *claimRecord) { record.Confirmed = true })
+		t.closed(ctx, "record of a claim", err)
+	}
 	if _, err := t.worker.keeper.AfterConfirmation(ctx, s.step); err != nil {
 		return err
 	}
 	event := t.reporter.event(protocol.EventDone)
 	to := toProtocol(s.to)
 	event.To, event.Progress, event.Path, event.Note = &to, progress, path, note
-	return t.reporter.tell(ctx, event)
+	return t.tell(ctx, event)
 }

@@ -38,7 +38,7 @@ func (c *claim) send(ctx context.Context, tries []*try) {
 	var preparing sync.WaitGroup
 	for i, t := range tries {
 		preparing.Go(func() {
-			d, err := t.prepareDelivery(t.ctx, compression, objects)
+			d, err := t.prepareDelivery(t.step.ctx, compression, objects)
 			if d == nil {
 				t.end(ctx, err)
 			}
@@ -74,7 +74,7 @@ func (t *try) prepareDelivery(
 	ctx context.Context, compression protocol.Compression, objects *sharedObjects,
 ) (*delivery, error) {
 	offer := t.item.Offer
-	if offer.HasTo {
+	if offer.HasTo || t.confirmed {
 		return nil, t.settleOnly(ctx)
 	}
 	header := protocol.StreamHeader{Ref: t.item.Ref, JobID: t.item.JobID, ToGUID: t.item.Step.To.GUID, Expected: t.item.Step.Estimate}
@@ -142,12 +142,12 @@ func (c *claim) stream(ctx context.Context, deliveries []*delivery, compression 
 	sendContext, stop := context.WithCancel(ctx)
 	defer stop()
 	if len(deliveries) == 1 {
-		sendContext = deliveries[0].ctx
+		sendContext = deliveries[0].step.ctx
 	}
 	stream, err := c.worker.config.ZFS.Send(sendContext, deliveries[0].sending.valid)
 	if err != nil {
 		for _, d := range deliveries {
-			d.way.Abort(d.ctx, c.worker.failureOf(err))
+			d.way.Abort(d.step.ctx, c.worker.failureOf(err))
 			c.closed(ctx, "way to the receiver", d.way.Close())
 			d.end(ctx, err)
 		}
@@ -162,23 +162,32 @@ func (c *claim) stream(ctx context.Context, deliveries []*delivery, compression 
 	defer s.limit.Release()
 	copies := s.start(sendContext, deliveries)
 	var delivering sync.WaitGroup
+	var left atomic.Int64
+	left.Store(int64(len(deliveries)))
 	for _, d := range deliveries {
 		delivering.Go(func() {
 			progress, err := s.deliver(d, copies[d.sink])
 			if err == nil {
-				err = d.settleSend(d.ctx, d.sending, progress, &d.path, s.note())
+				err = d.settleSend(d.step.ctx, d.sending, progress, &d.path, s.note())
 			}
 			c.closed(ctx, "way to the receiver", d.way.Close())
+			if left.Add(-1) == 0 {
+				stop()
+				s.close(ctx) // before its place is free for others
+			}
 			d.end(ctx, err)
 		})
 	}
 	delivering.Wait()
-	stop()
+}
+
+// close ends zfs send, and waits until nothing reads it any more.
+func (s *sharedStream) close(ctx context.Context) {
 	if s.compressed != nil {
-		c.closed(ctx, "compressor", s.compressed.Close())
+		s.claim.closed(ctx, "compressor", s.compressed.Close())
 	}
-	if err := stream.Close(); !errors.Is(err, os.ErrClosed) {
-		c.closed(ctx, "zfs send", err)
+	if err := s.stream.Close(); !errors.Is(err, os.ErrClosed) {
+		s.claim.closed(ctx, "zfs send", err)
 	}
 	s.copying.Wait()
 }
@@ -210,7 +219,7 @@ func (s *sharedStream) start(ctx context.Context, deliveries []*delivery) map[si
 	for _, d := range deliveries {
 		switch {
 		case d.over == nil:
-			copies[d.sink] = &copying{ctx: d.ctx, ended: make(chan struct{})}
+			copies[d.sink] = &copying{ctx: d.step.ctx, ended: make(chan struct{})}
 		case copies[d.sink] == nil:
 			copies[d.sink] = &copying{ctx: ctx, ended: make(chan struct{})}
 		}
@@ -250,7 +259,7 @@ func (c *copying) run(to sink, from io.Reader, options transport.CopyOptions) {
 
 // deliver waits until the stream has arrived at the delivery's receiver, and is confirmed.
 func (s *sharedStream) deliver(d *delivery, c *copying) (*protocol.Progress, error) {
-	meter := d.reporter.newMeter(d.ctx, meterOptions{
+	meter := d.reporter.newMeter(d.step.ctx, meterOptions{
 		Bytes:    func() int64 { return s.bytes(c) },
 		Expected: func() uint64 { return max(s.stream.Progress().Expected, d.item.Step.Estimate) },
 		Resumed:  d.sending.resumed,
@@ -264,16 +273,16 @@ func (s *sharedStream) deliver(d *delivery, c *copying) (*protocol.Progress, err
 				protocol.Transient)
 		}
 	case <-d.over:
-	case <-d.ctx.Done():
+	case <-d.step.ctx.Done():
 		// Where sink and way are one, the copy's context has ended too, and the copy tells the receiver.
 		if d.over != nil {
-			d.way.Abort(d.ctx, d.worker.failureOf(context.Cause(d.ctx)))
+			d.way.Abort(d.step.ctx, d.worker.failureOf(context.Cause(d.step.ctx)))
 		} else {
 			<-c.ended
 		}
-		return nil, context.Cause(d.ctx)
+		return nil, context.Cause(d.step.ctx)
 	}
-	confirmContext, cancel := context.WithTimeout(d.ctx, d.item.Deadlines.Confirm.Std())
+	confirmContext, cancel := context.WithTimeout(d.step.ctx, d.item.Deadlines.Confirm.Std())
 	defer cancel()
 	confirmation, err := d.way.Confirmation(confirmContext)
 	if err != nil {

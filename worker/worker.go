@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -48,6 +49,11 @@ type Config struct {
 	AckWait time.Duration
 	// PresenceTTL is how long this worker's presence outlives it when it dies, in whole seconds; 0 is the protocol's default.
 	PresenceTTL time.Duration
+	// ClaimsDir is a directory of a local file system that all worker processes of the host share: there they keep one another
+	// from working on the same filesystem. Workers of several hosts may share one, too. It is made if it is missing.
+	ClaimsDir string
+	// MaxDeliveries is how often an item may be delivered and not be finished before it is given up; 0 is the protocol's default.
+	MaxDeliveries int
 	// FailPoint is called before and after every durable action, with its name (FailPoints), and on the goroutine that acts. It is
 	// for tests, which kill the process there; nil in production.
 	FailPoint func(ctx context.Context, point string)
@@ -76,8 +82,11 @@ type Worker struct {
 	limits   *bandwidth.Limits
 	jobs     *jobLimits
 	active   *activeSteps
+	locks    *claimLocks
 	// unreachable is what the worker remembers of ways that do not work.
 	unreachable *unreachable
+	// made is when the work stream was made; nil before NATS was asked.
+	made atomic.Pointer[time.Time]
 	// serving is closed once work is asked for.
 	serving chan struct{}
 	loops   loops
@@ -114,6 +123,12 @@ func New(config Config) (*Worker, error) {
 	if config.ShareWindow <= 0 {
 		config.ShareWindow = defaultShareWindow
 	}
+	if config.ClaimsDir == "" {
+		return nil, protocol.Usagef("worker of %s: name the directory that the workers of this host share (worker.run_dir)", config.Host)
+	}
+	if config.MaxDeliveries <= 0 {
+		config.MaxDeliveries = protocol.DefaultMaxDeliveries
+	}
 	if config.PresenceTTL <= 0 {
 		config.PresenceTTL = protocol.PresenceTTL
 	}
@@ -133,6 +148,7 @@ func New(config Config) (*Worker, error) {
 	w := &Worker{
 		config:      config,
 		active:      newActiveSteps(),
+		locks:       &claimLocks{dir: config.ClaimsDir, host: config.Host, worker: config.Name},
 		limits:      bandwidth.New(config.Bandwidth.Send, config.Bandwidth.Recv),
 		jobs:        newJobLimits(),
 		unreachable: newUnreachable(),
@@ -165,6 +181,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("worker of %s: is OpenZFS installed? %w", w.config.Host, err)
+	}
+	if err := w.locks.check(); err != nil {
+		return fmt.Errorf("worker of %s: %w", w.config.Host, err)
 	}
 	listener, err := tcp.Listen(ctx, w.config.Data)
 	if err != nil {
@@ -204,6 +223,7 @@ func (w *Worker) work(ctx context.Context) error {
 	var running, slots sync.WaitGroup
 	running.Go(func() { w.present(serving) })
 	running.Go(func() { w.followJobs(serving) })
+	running.Go(func() { w.sweepClaims(serving) })
 	for role, count := range map[protocol.Role]int{
 		protocol.RoleSend: w.config.Slots.Send, protocol.RoleRecv: w.config.Slots.Recv,
 	} {
@@ -228,6 +248,44 @@ func (w *Worker) work(ctx context.Context) error {
 	}
 	w.logger.InfoContext(ctx, "worker stopped")
 	return nil
+}
+
+// workStream is when the work stream was made, as far as this worker has heard.
+func (w *Worker) workStream() time.Time {
+	if made := w.made.Load(); made != nil {
+		return *made
+	}
+	return w.config.Resources.Work.CachedInfo().Created.UTC()
+}
+
+// askWorkStream is when the work stream was made, as NATS says now.
+func (w *Worker) askWorkStream(ctx context.Context) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	stream, err := w.config.Resources.JetStream.Stream(ctx, protocol.StreamWork)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("look at the stream %s: %w", protocol.StreamWork, err)
+	}
+	made := stream.CachedInfo().Created.UTC()
+	w.made.Store(&made)
+	return made, nil
+}
+
+// sweepClaims removes the files of places that nobody works on any more, until ctx ends.
+func (w *Worker) sweepClaims(ctx context.Context) {
+	ticker := time.NewTicker(sweepClaimsEvery)
+	defer ticker.Stop()
+	for {
+		if err := w.locks.sweep(time.Now()); err != nil {
+			w.logger.WarnContext(ctx, "the files of old claims cannot be removed", slog.String("directory", w.config.ClaimsDir),
+				slog.Any("error", err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
 }
 
 // noticed stops steps that the coordinator has given up, or whose plan was cancelled.

@@ -53,6 +53,7 @@ type workerFlags struct {
 	tls       string
 	sendSlots int
 	recvSlots int
+	runDir    string
 }
 
 func (f *workerFlags) add(command *cobra.Command) {
@@ -65,6 +66,7 @@ func (f *workerFlags) add(command *cobra.Command) {
 	flags.StringVar(&f.tls, "tls", "", "required, or off on a network that you trust (default required)")
 	flags.IntVar(&f.sendSlots, "send-slots", 0, "how many steps are sent at once (default 4)")
 	flags.IntVar(&f.recvSlots, "recv-slots", 0, "how many steps are received at once (default 4)")
+	flags.StringVar(&f.runDir, "run-dir", "", "directory that all workers of this host share (default /run/zfleet)")
 }
 
 func (f *workerFlags) apply(file *hostfile.File) {
@@ -92,6 +94,9 @@ func (f *workerFlags) apply(file *hostfile.File) {
 	}
 	if f.recvSlots != 0 {
 		file.Worker.Slots.Recv = f.recvSlots
+	}
+	if f.runDir != "" {
+		file.Worker.RunDir = f.runDir
 	}
 }
 
@@ -297,6 +302,8 @@ func (d *daemon) runWorker(asked, working context.Context, conn *nats.Conn, reso
 		Policy:             settings.Allow,
 		Bandwidth:          worker.Bandwidth{Send: settings.BandwidthLimit.Send, Recv: settings.BandwidthLimit.Recv},
 		CompressionThreads: settings.Compression.Threads,
+		ClaimsDir:          settings.RunDir,
+		MaxDeliveries:      settings.MaxDeliveries,
 		Logger:             d.logger, TracerProvider: d.tracing.Provider(),
 	})
 	if err != nil {

@@ -70,7 +70,7 @@ type process struct {
 func (b *testbed) spawn(environment []string, args ...string) *process {
 	b.t.Helper()
 	p := &process{t: b.t, out: &safeBuffer{}, logs: &safeBuffer{}, ended: make(chan struct{})}
-	p.command = exec.Command(os.Args[0], args...)
+	p.command = exec.Command(os.Args[0], b.withRunDir(args)...)
 	p.command.Env = append([]string{asProcess + "=1", "HOME=" + b.env["HOME"], "ZFLEET_NATS=" + b.env["ZFLEET_NATS"]}, environment...)
 	p.command.Stdout, p.command.Stderr = p.out, p.logs
 	input, err := p.command.StdinPipe()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -41,11 +42,13 @@ type testbed struct {
 	t     *testing.T
 	env   map[string]string
 	hosts map[protocol.Host]*zfsfake.Fake
+	// runDir is what the workers share.
+	runDir string
 }
 
 func newTestbed(t *testing.T) *testbed {
 	t.Helper()
-	return &testbed{t: t, env: map[string]string{"HOME": t.TempDir()}, hosts: map[protocol.Host]*zfsfake.Fake{
+	return &testbed{t: t, env: map[string]string{"HOME": t.TempDir()}, runDir: t.TempDir(), hosts: map[protocol.Host]*zfsfake.Fake{
 		"alpha": zfsfake.New(zfsfake.WithSeed(1)), "bravo": zfsfake.New(zfsfake.WithSeed(2)),
 	}}
 }
@@ -114,12 +117,21 @@ func (b *testbed) startOut(args ...string) (out *safeBuffer, stop func()) {
 	return out, stop
 }
 
+// withRunDir has workers share a directory of the testbed's own.
+func (b *testbed) withRunDir(args []string) []string {
+	if args[0] == "worker" || args[0] == "server" {
+		return append(slices.Clone(args), "--run-dir", b.runDir)
+	}
+	return args
+}
+
 func (b *testbed) startBoth(args ...string) (out, errOut *safeBuffer, stop func()) {
 	b.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	out, errOut = &safeBuffer{}, &safeBuffer{}
 	done := make(chan int, 1)
 	program := b.program("", out, errOut)
+	args = b.withRunDir(args)
 	go func() { done <- program.execute(ctx, args) }()
 	var once sync.Once
 	stop = func() {

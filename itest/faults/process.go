@@ -122,7 +122,7 @@ func (f *fleet) startWorker(h *host, number int) (*process, error) {
 	f.run(p, func(conn *nats.Conn, resources *protocol.Resources) error {
 		w, err := worker.New(worker.Config{
 			Host: h.name, Name: p.name, Version: "test", Conn: conn, Resources: resources, ZFS: zfs.New(runner{p}),
-			Slots: worker.Slots{Send: 2, Recv: 2}, Policy: h.policy, AckWait: ackWait, Logger: f.logger(p),
+			Slots: worker.Slots{Send: 2, Recv: 2}, Policy: h.policy, AckWait: ackWait, ClaimsDir: h.claims, Logger: f.logger(p),
 			Data: tcp.Config{Listen: p.data.backend, Advertise: []string{p.data.advertised()}, TLS: true},
 		})
 		if err != nil {

@@ -50,8 +50,10 @@ type Fleet struct {
 	Resources *protocol.Resources
 	Client    *fleet.Client
 
-	t       testing.TB
-	site    Site
+	t    testing.TB
+	site Site
+	// claims is the directory in which the workers of each host keep one another from the same filesystems.
+	claims  string
 	logger  *slog.Logger
 	counter atomic.Int64
 	// TracerProvider is given to all processes started from now on; at first it traces nothing.
@@ -71,7 +73,7 @@ func New(t testing.TB) *Fleet {
 // fleet's own client, and hosts without a site of their own are.
 func NewAt(t testing.TB, site Site) *Fleet {
 	t.Helper()
-	f := &Fleet{t: t, site: site, logger: logger(t), TracerProvider: noop.NewTracerProvider()}
+	f := &Fleet{t: t, site: site, claims: t.TempDir(), logger: logger(t), TracerProvider: noop.NewTracerProvider()}
 	conn, _ := natstest.Connect(t, site.Server, site.Options...)
 	js, err := protocol.JetStream(conn, site.Domain)
 	require.NoError(t, err)
@@ -233,6 +235,8 @@ type Host struct {
 	Bandwidth worker.Bandwidth
 	// ShareWindow is the worker's.
 	ShareWindow int
+	// MaxDeliveries is the workers'.
+	MaxDeliveries int
 	// Dies tells where the host's workers are killed; nil is nowhere.
 	Dies Dies
 }
@@ -260,6 +264,7 @@ func (f *Fleet) StartWorker(host Host) *Process {
 				Listen: "127.0.0.1:0", Advertise: host.Advertise, TLS: !host.PlainTCP, Logger: f.logger,
 			},
 			Bandwidth: host.Bandwidth, ShareWindow: host.ShareWindow, Policy: host.Policy, AckWait: AckWait, PresenceTTL: PresenceTTL,
+			ClaimsDir: f.claims, MaxDeliveries: host.MaxDeliveries,
 			FailPoint: p.failPoint(host.Dies), Logger: f.logger, TracerProvider: f.TracerProvider,
 		})
 	})

@@ -189,7 +189,7 @@ func runWorker(ctx context.Context, spec workerSpec, tell func(report)) error {
 		Policy: worker.Policy{
 			Send: protocol.Filter{sourcePool + "<": true}, Recv: []worker.RecvRule{{Root: targetPool}},
 		},
-		Logger: logger(),
+		ClaimsDir: filepath.Join(spec.Dir, "claims"), Logger: logger(),
 	})
 	if err != nil {
 		return err

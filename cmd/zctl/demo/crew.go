@@ -35,6 +35,8 @@ type crew struct {
 	tracings  []*telemetry.Tracing
 	processes map[string]*process
 	started   int
+	// claims is the workers' directory of claims.
+	claims string
 	// ackWait is how long a claim outlives a killed worker.
 	ackWait time.Duration
 }
@@ -51,7 +53,7 @@ type process struct {
 
 // startCrew starts everything but the workers. Its processes end with stop, whatever becomes of ctx.
 func startCrew(ctx context.Context, dir string, recorder *telemetry.Recorder, logger *slog.Logger, ackWait time.Duration) (_ *crew, err error) {
-	c := &crew{recorder: recorder, logger: logger, processes: map[string]*process{}, ackWait: ackWait}
+	c := &crew{recorder: recorder, logger: logger, processes: map[string]*process{}, ackWait: ackWait, claims: filepath.Join(dir, "claims")}
 	defer func() {
 		if err != nil {
 			_ = c.stop() // the first error is the one to tell
@@ -133,7 +135,8 @@ func (c *crew) startWorker(ctx context.Context, host protocol.Host, runner zfs.R
 			Host: host, Name: name, Version: "demo", Conn: conn, Resources: resources,
 			ZFS:  zfs.New(zfs.Observe(runner, c.logger, provider)),
 			Data: tcp.Config{Listen: "127.0.0.1:0", TLS: true, Logger: c.logger}, Policy: policy, AckWait: c.ackWait,
-			Logger: c.logger, TracerProvider: provider,
+			ClaimsDir: c.claims,
+			Logger:    c.logger, TracerProvider: provider,
 		})
 		if err != nil {
 			return err

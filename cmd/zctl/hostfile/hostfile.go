@@ -10,6 +10,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -65,6 +66,10 @@ type Worker struct {
 	Compression    Compression   `yaml:"compression"`
 	// Grace is how long running steps may go on when the worker is told to stop; 0 stops them at once.
 	Grace protocol.Duration `yaml:"grace"`
+	// RunDir is the directory in which the workers of this host keep one another from working on the same filesystem.
+	RunDir string `yaml:"run_dir"`
+	// MaxDeliveries is how often an item may come and not be finished before it is given up.
+	MaxDeliveries int `yaml:"max_deliveries"`
 }
 
 // Slots bound how many steps a worker has under way at once.
@@ -143,7 +148,7 @@ func Default() File {
 		Worker: Worker{
 			Slots: Slots{Send: 4, Recv: 4},
 			Data:  Data{Listen: ":8410", TLS: TLSRequired},
-			Grace: protocol.Duration(time.Minute),
+			Grace: protocol.Duration(time.Minute), RunDir: "/run/zfleet", MaxDeliveries: protocol.DefaultMaxDeliveries,
 		},
 		Coordinator: Coordinator{
 			Enabled: true, Streams: Streams{MaxBytes: protocol.DefaultStreamsMaxBytes, Storage: StorageFile},
@@ -271,6 +276,12 @@ func (w Worker) validate() error {
 	}
 	if w.Grace < 0 {
 		return protocol.Usagef("worker.grace is %s: use a time like 1m, or 0 to stop running steps at once", w.Grace)
+	}
+	if !filepath.IsAbs(w.RunDir) {
+		return protocol.Usagef("worker.run_dir %q: name the directory from the root on, and the same one for all workers of this host", w.RunDir)
+	}
+	if w.MaxDeliveries < 1 {
+		return protocol.Usagef("worker.max_deliveries is %d: use at least 1, and better %d", w.MaxDeliveries, protocol.DefaultMaxDeliveries)
 	}
 	if w.Compression.Threads < 0 {
 		return protocol.Usagef("worker.compression.threads is %d: use at least 1, or 0 for half the CPUs", w.Compression.Threads)

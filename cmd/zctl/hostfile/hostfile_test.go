@@ -25,6 +25,8 @@ worker:
   bandwidth_limit: {send: {default: 100MiB, "08:00-18:00": 20MiB}, recv: 1GiB}
   compression: {threads: 2}
   grace: 10m
+  run_dir: /var/run/zfleet
+  max_deliveries: 7
 coordinator: {enabled: false, replicas: 3, streams: {max_bytes: 4GiB, storage: memory}}
 telemetry: {logs: {level: debug, format: json}}
 `))
@@ -47,8 +49,10 @@ telemetry: {logs: {level: debug, format: json}}
 				},
 				Recv: protocol.BandwidthLimit{Default: 1 << 30},
 			},
-			Compression: Compression{Threads: 2},
-			Grace:       protocol.Duration(10 * time.Minute),
+			Compression:   Compression{Threads: 2},
+			Grace:         protocol.Duration(10 * time.Minute),
+			RunDir:        "/var/run/zfleet",
+			MaxDeliveries: 7,
 		},
 		Coordinator: Coordinator{Replicas: 3, Streams: Streams{MaxBytes: 4 << 30, Storage: StorageMemory}},
 		Telemetry:   Telemetry{Logs: telemetry.LogOptions{Level: "debug", Format: "json"}},
