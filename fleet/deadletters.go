@@ -47,6 +47,9 @@ type DeadLetterDetail struct {
 	Refusal string `json:"refusal,omitempty"`
 }
 
+// reportingCoordinator is the reporter of what coordinators could not act on.
+const reportingCoordinator = "coordinator"
+
 // LetterOutcome is what became of a dead letter.
 type LetterOutcome string
 
@@ -184,7 +187,8 @@ func (c *Client) deadLetter(ctx context.Context, sequence uint64) (DeadLetterRec
 	if err != nil {
 		return DeadLetterRecord{}, c.explain(err, "read dead letter %d", sequence)
 	}
-	return readLetter(message.Sequence, message.Time.UTC(), message.Subject, message.Header, message.Data), nil
+	header := protocol.FromDirectGet(message.Header)
+	return readLetter(message.Sequence, message.Time.UTC(), message.Subject, header, message.Data), nil
 }
 
 // removeLetter removes the letter; false says that it was not there.
@@ -206,6 +210,11 @@ func readLetter(sequence uint64, stored time.Time, subject string, header nats.H
 	record := DeadLetterRecord{Sequence: sequence, Stored: stored}
 	if err := protocol.ReadMessage(header, data, &record.Letter); err != nil {
 		record.Letter = protocol.DeadLetter{Subject: subject, Reason: "the dead letter itself cannot be read: " + err.Error(), Size: len(data)}
+	} else if claimed := record.Letter.Reporter; subject != protocol.DeadLetterSubject(claimed) {
+		// Who may publish at the subject is what NATS has checked.
+		record.Letter = protocol.DeadLetter{
+			Subject: subject, Reason: fmt.Sprintf("the dead letter says that it is from %q, and is not", claimed), Size: len(data),
+		}
 	}
 	return record
 }
@@ -214,9 +223,16 @@ func readLetter(sequence uint64, stored time.Time, subject string, header nats.H
 func (c *Client) refusal(ctx context.Context, record DeadLetterRecord, contents letterContents) (string, error) {
 	letter := record.Letter
 	drop := fmt.Sprintf("zctl deadletters drop %d", record.Sequence)
+	passedOn := protocol.PassedOn(letter.Headers)
 	switch {
 	case !contents.streamed:
 		return fmt.Sprintf("a %s is not kept in a stream, and nobody waits for it any more; drop it with: %s", contents.kind, drop), nil
+	case passedOn != "":
+		return fmt.Sprintf("the message was not sent by who may send it, but passed on from the stream %s; find out who did that, and"+
+			" drop the letter with: %s", passedOn, drop), nil
+	case letter.Reporter != reportingCoordinator && !strings.HasPrefix(letter.Subject, "zfleet.work."+letter.Reporter+"."):
+		return fmt.Sprintf("only host %s says that there was such a message, and it is none that this host gets; drop the letter with: %s",
+			letter.Reporter, drop), nil
 	case letter.Size > len(letter.Payload):
 		return fmt.Sprintf("only %d of the message's %d bytes were kept, and a part of it means nothing; run its job again"+
 			" (zctl run JOB), and drop the letter with: %s", len(letter.Payload), letter.Size, drop), nil

@@ -105,8 +105,8 @@ func TestADeadLetterThatCannotBeReadIsShownAsItCame(t *testing.T) {
 	t.Parallel()
 	s := newScripted(t)
 	for kind, letter := range map[string]protocol.DeadLetter{
-		"work item":     {Subject: "zfleet.work.alpha.send", Payload: []byte("\xc1garbage")},
-		"event":         {Subject: "zfleet.event.alpha." + string(letterPlan) + ".1-0.done", Payload: []byte("7")},
+		"work item":     {Subject: "zfleet.work.alpha.send", Payload: []byte("\xc1garbage"), Reporter: "alpha"},
+		"event":         {Subject: "zfleet.event.alpha." + string(letterPlan) + ".1-0.done", Payload: []byte("7"), Reporter: "coordinator"},
 		"request":       {Subject: "zfleet.rpc.alpha.inventory", Payload: []byte{0x81}},
 		"cancel notice": {Subject: "zfleet.cancel.x", Payload: []byte("\xff")},
 		"plan request":  {Subject: protocol.BucketPlans + " x.request", Payload: []byte{1, 0xc1}},
@@ -162,7 +162,12 @@ func TestRetryingIsRefused(t *testing.T) {
 	s.putTask(over)
 	cut := s.workLetter(protocol.StepRef{Plan: letterPlan, Attempt: 1})
 	cut.Payload = cut.Payload[:10]
+	forged, passedOn := s.workLetter(protocol.StepRef{Plan: letterPlan, Attempt: 1}), s.workLetter(protocol.StepRef{Plan: letterPlan, Attempt: 1})
+	forged.Reporter = "charlie"
+	passedOn.Headers["Nats-Stream"] = []string{protocol.StreamsStream}
 	for want, letter := range map[string]protocol.DeadLetter{
+		"only host charlie says that there was such a message":                                                     forged,
+		"but passed on from the stream " + protocol.StreamsStream:                                                  passedOn,
 		"plan " + string(ended) + " has ended (partial); run the job again with: zctl run prod":                    s.workLetter(protocol.StepRef{Plan: ended, Attempt: 1}),
 		"plan " + string(kept) + " is not kept any more":                                                           s.workLetter(protocol.StepRef{Plan: kept, Attempt: 1}),
 		"tank/data of plan " + string(done) + " has ended (failed)":                                                s.workLetter(protocol.StepRef{Plan: done, Attempt: 1}),
@@ -182,7 +187,7 @@ func TestRetryingIsRefused(t *testing.T) {
 	info, err := s.resources.Work.Info(t.Context())
 	require.NoError(t, err)
 	require.Zero(t, info.State.LastSeq, "nothing was published")
-	require.Len(t, s.letters(), 7)
+	require.Len(t, s.letters(), 9)
 }
 
 func TestDroppingADeadLetter(t *testing.T) {

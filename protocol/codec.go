@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
@@ -162,8 +163,36 @@ func CheckProtocol(header nats.Header) error {
 	return nil
 }
 
+// headerOfDirectGet is in every answer to a direct get, and names the stream.
+const headerOfDirectGet = "Nats-Stream"
+
+// PassedOn is the stream from which a message was passed on by a direct get, with which anybody who may read that stream can send it
+// anywhere; empty where it was not.
+func PassedOn(header map[string][]string) string {
+	if streams := header[headerOfDirectGet]; len(streams) > 0 {
+		return streams[0]
+	}
+	return ""
+}
+
+// FromDirectGet is the header that a message had before a direct get answered with it.
+func FromDirectGet(header nats.Header) nats.Header {
+	before := maps.Clone(header)
+	if len(header[headerOfDirectGet]) == 1 { // more were passed on before
+		delete(before, headerOfDirectGet)
+	}
+	return before
+}
+
 // ReadMessage is CheckProtocol and Decode.
+//
+// A message that a direct get of JetStream has answered with (ADR-31) is refused: such an answer goes wherever the request says,
+// whatever its sender may publish itself, so that it could be made to pass for anybody's message. FromDirectGet reads those that were
+// asked for.
 func ReadMessage(header nats.Header, data []byte, v any) error {
+	if stream := PassedOn(header); stream != "" {
+		return Usagef("the message was not sent, but taken from the stream %s and passed on", stream)
+	}
 	if err := CheckProtocol(header); err != nil {
 		return err
 	}

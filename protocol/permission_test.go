@@ -93,6 +93,35 @@ func TestADeniedRequestSaysSo(t *testing.T) {
 	require.NoError(t, publish())
 }
 
+// A direct get answers wherever it is told to, with whatever its asker has stored: what it answers with passes for nobody's message.
+func TestAMessageThatWasPassedOnIsNotRead(t *testing.T) {
+	t.Parallel()
+	_, conn, js := natstest.Run(t)
+	_, err := protocol.EnsureResources(t.Context(), js, protocol.ResourceOptions{})
+	require.NoError(t, err)
+	victim, err := conn.SubscribeSync("zfleet.cancel.*")
+	require.NoError(t, err)
+	notice := protocol.CancelNotice{Plan: "20261123t010000-plans"}
+	message, err := protocol.NewMessage(t.Context(), "$O."+protocol.BucketStreams+".C.own", notice)
+	require.NoError(t, err)
+	stored, err := js.PublishMsg(t.Context(), message)
+	require.NoError(t, err)
+	require.NoError(t, conn.PublishRequest("$JS.API.DIRECT.GET."+protocol.StreamsStream+".$O."+protocol.BucketStreams+".C.own",
+		protocol.CancelSubject(notice.Plan), nil))
+	forged, err := victim.NextMsg(time.Minute)
+	require.NoError(t, err, "NATS itself does not keep anybody from it")
+	var read protocol.CancelNotice
+	err = protocol.ReadMessage(forged.Header, forged.Data, &read)
+	require.ErrorContains(t, err, "taken from the stream "+protocol.StreamsStream)
+
+	stream, err := js.Stream(t.Context(), protocol.StreamsStream)
+	require.NoError(t, err)
+	asked, err := stream.GetMsg(t.Context(), stored.Sequence)
+	require.NoError(t, err)
+	require.NoError(t, protocol.ReadMessage(protocol.FromDirectGet(asked.Header), asked.Data, &read))
+	require.Equal(t, notice, read)
+}
+
 // lockedBuffer is a buffer for a log.
 type lockedBuffer struct {
 	mu   sync.Mutex

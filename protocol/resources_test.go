@@ -288,7 +288,7 @@ func TestEventsAreDeduplicatedAndProgressIsBounded(t *testing.T) {
 	last, err := resources.Events.GetLastMsgForSubject(ctx, protocol.EventSubject(event))
 	require.NoError(t, err)
 	var latest protocol.Event
-	require.NoError(t, protocol.ReadMessage(last.Header, last.Data, &latest))
+	require.NoError(t, protocol.ReadMessage(protocol.FromDirectGet(last.Header), last.Data, &latest))
 	require.Equal(t, uint64(299), latest.Progress.Bytes)
 }
 
@@ -307,7 +307,7 @@ func TestDeadLettersAreKeptWithinBounds(t *testing.T) {
 	message, err := resources.DeadLetters.GetLastMsgForSubject(ctx, protocol.DeadLetterSubject("alpha"))
 	require.NoError(t, err)
 	var kept protocol.DeadLetter
-	require.NoError(t, protocol.ReadMessage(message.Header, message.Data, &kept))
+	require.NoError(t, protocol.ReadMessage(protocol.FromDirectGet(message.Header), message.Data, &kept))
 	require.Equal(t, 2<<20, kept.Size)
 	require.Equal(t, huge[:protocol.MaxDeadLetterPayload], string(kept.Payload))
 	require.Equal(t, uint64(3), kept.Deliveries)
@@ -318,7 +318,7 @@ func TestDeadLettersAreKeptWithinBounds(t *testing.T) {
 	message, err = resources.DeadLetters.GetLastMsgForSubject(ctx, "zfleet.deadletter.a=2Eb")
 	require.NoError(t, err)
 	kept = protocol.DeadLetter{}
-	require.NoError(t, protocol.ReadMessage(message.Header, message.Data, &kept))
+	require.NoError(t, protocol.ReadMessage(protocol.FromDirectGet(message.Header), message.Data, &kept))
 	require.True(t, small.At.Equal(kept.At))
 	kept.At = small.At
 	require.Equal(t, small, kept)
