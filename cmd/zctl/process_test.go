@@ -293,7 +293,9 @@ func TestSystemdHearsWhatAWorkerWaitsFor(t *testing.T) {
 	b.env["ZFLEET_NATS"] = server.ClientURL()
 	systemd, environment := listenAsSystemd(t)
 	worker := b.spawn(environment, "worker", "--config", hostFile(t, ""))
-	require.Eventually(t, func() bool { return strings.Contains(systemd.heard.String(), "STATUS=waits until the fleet is there: there is no fleet") },
+	require.Eventually(t, func() bool {
+		return strings.Contains(systemd.heard.String(), "STATUS=waits until the fleet is there: there is no fleet")
+	},
 		time.Minute, 10*time.Millisecond, "%s", &systemd.heard)
 	require.NotContains(t, systemd.heard.String(), "READY=1")
 	b.resources()

@@ -179,7 +179,7 @@ func CoordinatorPermissions(key, domain string, behindLeaf bool) Permissions {
 		"STREAM.PURGE."+protocol.StreamsStream, "DIRECT.GET."+protocol.StreamsStream+".>",
 	)...)
 	publish = append(publish, protocol.WorkSubjects, protocol.CancelSubjects, protocol.DeadLetterSubject("coordinator"))
-	publish = append(publish, u.keys(protocol.BucketPlans, ">")...)
+	publish = append(publish, u.keys(protocol.BucketPlans, "*."+string(protocol.PlanKeyHead), "*."+string(protocol.PlanKeyTask)+".*")...)
 	publish = append(publish, u.keys(protocol.BucketCursors, ">")...)
 	publish = append(publish, u.keys(protocol.BucketLeader, protocol.LeaderKey)...)
 	for _, verb := range []string{protocol.VerbInventory, protocol.VerbEstimate} {
