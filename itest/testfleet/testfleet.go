@@ -115,6 +115,7 @@ type Process struct {
 // runner is a coordinator or a worker.
 type runner interface {
 	Run(ctx context.Context) error
+	LastTurn() time.Time
 }
 
 // start runs a process with a connection of its own, at the site. commands is nil for one that runs no zfs commands.
@@ -151,6 +152,9 @@ func (p *Process) Drain() (ended <-chan struct{}) {
 	w.Drain()
 	return p.done
 }
+
+// LastTurn is the process's last sign of life.
+func (p *Process) LastTurn() time.Time { return p.runner.LastTurn() }
 
 // Stop asks the process to end, and waits until it has.
 func (p *Process) Stop() {
