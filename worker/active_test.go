@@ -45,7 +45,7 @@ func TestStepsOfOtherTasksAreLeftAlone(t *testing.T) {
 	} {
 		step, err := active.enter(t.Context(), item)
 		require.NoError(t, err)
-		defer step.leave()
+		t.Cleanup(step.leave)
 	}
 	require.NoError(t, first.ctx.Err())
 }

@@ -223,7 +223,7 @@ func (l *claimLocks) try(at place) (*claimLock, error) { return l.tryFile(l.path
 
 func (l *claimLocks) tryFile(path string) (*claimLock, error) {
 	for {
-		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // a path of our own making
 		if err != nil {
 			return nil, fmt.Errorf("open a claim's file: %w", err)
 		}
@@ -373,7 +373,7 @@ func (l *claimLocks) reserve(places []place) (inUse map[place]string, leave func
 		}
 	}
 	if len(ofAllJobs) > 0 {
-		if err := l.usersOf(ofAllJobs, inUse); err != nil {
+		if err := l.usersOf(ofAllJobs, reserved, inUse); err != nil {
 			for _, wanted := range ofAllJobs {
 				inUse[wanted] = err.Error()
 			}
@@ -391,8 +391,8 @@ func (l *claimLocks) user(at place) string {
 	return "step " + record.Ref.String() + " of job " + record.Job
 }
 
-// usersOf notes by which steps filesystems are being sent, whatever the JobID.
-func (l *claimLocks) usersOf(wanted map[string]place, inUse map[place]string) error {
+// usersOf notes by which steps filesystems are being sent, whatever the JobID. What is reserved is not.
+func (l *claimLocks) usersOf(wanted map[string]place, reserved map[place]*claimLock, inUse map[place]string) error {
 	entries, err := os.ReadDir(l.dir)
 	if err != nil {
 		return fmt.Errorf("look at the claims: %w", err)
@@ -417,8 +417,8 @@ func (l *claimLocks) usersOf(wanted map[string]place, inUse map[place]string) er
 			continue
 		}
 		held := place{role: record.Role, jobID: record.JobID, filesystem: record.Filesystem}
-		if l.path(held) != filepath.Join(l.dir, entry.Name()) {
-			continue // another host's, on the same machine
+		if reserved[held] != nil || l.path(held) != filepath.Join(l.dir, entry.Name()) {
+			continue // ours, or another host's on the same machine
 		}
 		lock, err := l.try(held)
 		switch {
@@ -534,7 +534,10 @@ func (k *claimLock) modified() time.Time {
 func (k *claimLock) release() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	_ = k.file.Close() // which frees the lock, and has nothing to write back
+	// Closing frees the lock only once no descriptor of the file is left, and a command that is just being started has one
+	// until it is executed.
+	_ = unix.Flock(int(k.file.Fd()), unix.LOCK_UN)
+	_ = k.file.Close() // there is nothing to write back
 }
 
 // remove removes the file and frees the lock.
@@ -544,7 +547,8 @@ func (k *claimLock) remove() error {
 }
 
 func removeFile(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err := os.Remove(path) //nolint:gosec // a path of our own making
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
