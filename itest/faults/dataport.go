@@ -14,7 +14,8 @@ import (
 type dataPort struct {
 	listener net.Listener
 	backend  string
-	gate     *gate
+	// gate is the process's, and network holds what is under way in both directions, though the process runs.
+	gate, network *gate
 
 	ctx    context.Context //nolint:containedctx // the port's own life; it ends with close
 	cancel context.CancelFunc
@@ -38,7 +39,7 @@ func newDataPort(gate *gate) (*dataPort, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &dataPort{
-		listener: listener, gate: gate, ctx: ctx, cancel: cancel, connections: map[net.Conn]bool{},
+		listener: listener, gate: gate, network: newGate(), ctx: ctx, cancel: cancel, connections: map[net.Conn]bool{},
 		backend: net.JoinHostPort("127.0.0.2", port),
 	}
 	d.work.Go(d.serve)
@@ -103,6 +104,9 @@ type held struct {
 }
 
 func (h held) Write(data []byte) (int, error) {
+	if err := h.port.network.pass(h.port.ctx); err != nil {
+		return 0, err
+	}
 	if err := h.port.gate.pass(h.port.ctx); err != nil {
 		return 0, err
 	}

@@ -5,6 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,51 +21,181 @@ import (
 
 //nolint:gochecknoglobals // flags are what a test binary is told
 var (
-	oneSeed  = flag.Uint64("seed", 0, "run this seed alone, and print its timeline if it fails (with -v: in any case)")
-	seeds    = flag.Int("seeds", 10, "how many seeds to run, from 1")
-	parallel = flag.Int("lanes", 4, "how many seeds run at once: most of a run is waiting")
-	logs     = flag.Bool("logs", false, "put the logs of all processes into the timeline")
+	oneSeed = flag.Uint64("seed", 0, "run this seed alone; with -v its timeline is printed in any case")
+	only    = flag.String("only", "", "with -seed: have only these of its faults happen, by number, such as 0,3,17")
+	shrink  = flag.Bool("shrink", false, "with -seed: look for the least of its faults that still fail")
+	seeds   = flag.Uint64("seeds", 10, "how many seeds to run")
+	first   = flag.Uint64("first", 1, "the first of them")
+	soak    = flag.Duration("soak", 0, "run seeds until so much time has passed, beginning at -first or, without it, anywhere")
+	lanes   = flag.Int("lanes", 4, "how many seeds run at once: most of a run is waiting")
+	logs    = flag.Bool("logs", false, "put the logs of all processes into the timelines")
 )
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, natstest.ClientLeak())
 }
+
+// maxClusters is how many lanes have a cluster.
+const maxClusters = 2
+
+// runLimit bounds one run. Only a hang reaches it.
+const runLimit = 6 * time.Minute
 
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	if *oneSeed != 0 {
-		outcome := play(t, *oneSeed, server(t))
-		if testing.Verbose() || len(outcome.Violations) > 0 {
-			_, _ = fmt.Fprint(os.Stdout, outcome.Timeline)
-		}
-		require.Empty(t, outcome.Violations)
+		playOne(t, *oneSeed)
 		return
 	}
-	var mu sync.Mutex
-	next := uint64(1)
-	take := func() (uint64, bool) {
-		mu.Lock()
-		defer mu.Unlock()
-		next++
-		return next - 1, next-1 <= uint64(*seeds)
-	}
-	var lanes sync.WaitGroup
-	for range *parallel {
-		servers := server(t)
-		lanes.Go(func() {
-			for seed, more := take(); more; seed, more = take() {
-				outcome := play(t, seed, servers)
-				for _, violation := range outcome.Violations {
-					t.Errorf("seed %d: %s", seed, violation)
+	queue := newSeeds()
+	results := &results{t: t}
+	var running sync.WaitGroup
+	for lane := range *lanes {
+		// Clusters cost much of the machine even while nothing happens, so there are few.
+		servers, clusters := server(t), []faults.Server(nil)
+		if lane < maxClusters {
+			clusters = cluster(t)
+		}
+		running.Go(func() {
+			for {
+				schedule, more := queue.next(clusters != nil)
+				if !more {
+					return
 				}
-				if len(outcome.Violations) > 0 {
-					t.Logf("seed %d:\n%s", seed, outcome.Timeline)
+				on := servers
+				if schedule.Servers > 1 {
+					on = clusters
 				}
+				results.add(schedule, play(t, schedule, on))
 			}
 		})
 	}
-	lanes.Wait()
+	running.Wait()
+	results.print()
+}
+
+// seedQueue gives out seeds.
+type seedQueue struct {
+	mu       sync.Mutex
+	seed     uint64
+	last     uint64
+	until    time.Time
+	clusters []faults.Schedule // those that wait for a cluster
+}
+
+func newSeeds() *seedQueue {
+	q := &seedQueue{seed: *first, last: *first + *seeds - 1}
+	if *soak > 0 {
+		q.until = time.Now().Add(*soak)
+		if q.seed == 1 {
+			q.seed = uint64(time.Now().Unix()) * 1_000_000 // another part of the seeds every time
+		}
+	}
+	return q
+}
+
+// next is the next schedule; those on a cluster are for a lane that has one.
+func (q *seedQueue) next(hasCluster bool) (faults.Schedule, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if hasCluster && len(q.clusters) > 0 {
+		schedule := q.clusters[0]
+		q.clusters = q.clusters[1:]
+		return schedule, true
+	}
+	for {
+		if q.until.IsZero() && q.seed > q.last || !q.until.IsZero() && time.Now().After(q.until) {
+			return faults.Schedule{}, false
+		}
+		schedule := faults.NewSchedule(q.seed)
+		q.seed++
+		if schedule.Servers == 1 || hasCluster {
+			return schedule, true
+		}
+		q.clusters = append(q.clusters, schedule)
+	}
+}
+
+// results gathers the runs.
+type results struct {
+	t *testing.T
+
+	mu      sync.Mutex
+	summary faults.Summary
+}
+
+func (r *results) add(schedule faults.Schedule, outcome faults.Outcome) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.summary.Add(schedule, outcome)
+	if len(outcome.Violations) == 0 {
+		return
+	}
+	// Printed at once: a soak goes on for hours.
+	_, _ = fmt.Fprintf(os.Stdout, "seed %d:\n%s", schedule.Seed, outcome.Timeline)
+	for _, violation := range outcome.Violations {
+		r.t.Errorf("seed %d: %s", schedule.Seed, violation)
+	}
+}
+
+func (r *results) print() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if testing.Verbose() {
+		_, _ = fmt.Fprint(os.Stdout, r.summary.String())
+	}
+	require.NotZero(r.t, r.summary.Steps, "nothing was replicated at all")
+}
+
+func playOne(t *testing.T, seed uint64) {
+	t.Helper()
+	schedule := faults.NewSchedule(seed)
+	if *only != "" {
+		var chosen []faults.Fault
+		for number := range strings.SplitSeq(*only, ",") {
+			n, err := strconv.Atoi(number)
+			require.NoError(t, err)
+			chosen = append(chosen, schedule.Faults[n])
+		}
+		schedule.Faults = chosen
+	}
+	servers := server(t)
+	if schedule.Servers > 1 {
+		servers = cluster(t)
+	}
+	if *shrink {
+		shrinkOne(t, schedule, servers)
+		return
+	}
+	outcome := play(t, schedule, servers)
+	if testing.Verbose() || len(outcome.Violations) > 0 {
+		_, _ = fmt.Fprintf(os.Stdout, "%s\n%s", schedule, outcome.Timeline)
+	}
+	require.Empty(t, outcome.Violations)
+}
+
+// shrinkTries is how often a schedule may go well before it counts as one that does not fail.
+const shrinkTries = 2
+
+func shrinkOne(t *testing.T, schedule faults.Schedule, servers []faults.Server) {
+	t.Helper()
+	var last faults.Outcome
+	fails := func(candidate faults.Schedule) bool {
+		for range shrinkTries {
+			outcome := play(t, candidate, servers)
+			_, _ = fmt.Fprintf(os.Stdout, "%d faults: %d violations\n", len(candidate.Faults), len(outcome.Violations))
+			if len(outcome.Violations) > 0 {
+				last = outcome
+				return true
+			}
+		}
+		return false
+	}
+	require.True(t, fails(schedule), "seed %d does not fail", schedule.Seed)
+	smallest := faults.Shrink(schedule, fails)
+	_, _ = fmt.Fprintf(os.Stdout, "%s\n%s", smallest, last.Timeline)
+	t.Fail()
 }
 
 func server(t *testing.T) []faults.Server {
@@ -71,13 +203,52 @@ func server(t *testing.T) []faults.Server {
 	return []faults.Server{natstest.Start(t, natsserver.Options{})}
 }
 
-func play(t *testing.T, seed uint64, servers []faults.Server) faults.Outcome {
+func cluster(t *testing.T) []faults.Server {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	var servers []faults.Server
+	for _, node := range natstest.Cluster(t, 3) {
+		servers = append(servers, node)
+	}
+	return servers
+}
+
+func play(t *testing.T, schedule faults.Schedule, servers []faults.Server) faults.Outcome {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), runLimit)
 	defer cancel()
-	outcome, err := faults.Run(ctx, faults.NewSchedule(seed, len(servers)), faults.Options{Servers: servers, Dir: t.TempDir(), Verbose: *logs})
+	outcome, err := faults.Run(ctx, schedule, faults.Options{Servers: servers, Dir: t.TempDir(), Verbose: *logs})
 	if err != nil {
-		t.Errorf("seed %d: %v\n%s", seed, err, outcome.Timeline)
+		t.Errorf("seed %d: %v\n%s", schedule.Seed, err, outcome.Timeline)
 	}
 	return outcome
+}
+
+func TestAScheduleDependsOnItsSeedAlone(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(200) {
+		require.Equal(t, faults.NewSchedule(seed), faults.NewSchedule(seed))
+		for _, job := range faults.NewSchedule(seed).Jobs {
+			require.NoError(t, job.Validate(), "seed %d", seed)
+		}
+	}
+	require.NotEqual(t, faults.NewSchedule(1).Faults, faults.NewSchedule(2).Faults)
+}
+
+func TestShrinkFindsWhatFails(t *testing.T) {
+	t.Parallel()
+	whole := faults.NewSchedule(3)
+	needed := []faults.Fault{whole.Faults[1], whole.Faults[7], whole.Faults[len(whole.Faults)-1]}
+	smallest := faults.Shrink(whole, func(candidate faults.Schedule) bool {
+		for _, fault := range needed {
+			found := false
+			for _, left := range candidate.Faults {
+				found = found || left == fault
+			}
+			if !found {
+				return false
+			}
+		}
+		return true
+	})
+	require.Equal(t, needed, smallest.Faults)
 }

@@ -19,7 +19,7 @@ func (f *fleet) inject(ctx context.Context, fault Fault) {
 	target := job.Targets[fault.Number%len(job.Targets)]
 	switch fault.Kind {
 	case RunJob:
-		f.request(ctx, fault.Job)
+		_ = f.request(ctx, fault.Job) // it is in the timeline
 	case CancelPlan:
 		f.cancelPlan(ctx, fault.Job)
 	case ChangeJob:
@@ -38,7 +38,7 @@ func (f *fleet) inject(ctx context.Context, fault Fault) {
 	case KillWorker:
 		f.replaceWorker(ctx, f.worker(fault), fault)
 	case KillLeader:
-		f.replaceCoordinator(ctx, fault)
+		f.replaceCoordinator(ctx, f.coordinator(fault), fault)
 	case KillServer:
 		if err := f.servers.kill(ctx, fault.Process, fault.For); err != nil {
 			f.timeline.violate("%v", err)
@@ -51,8 +51,20 @@ func (f *fleet) inject(ctx context.Context, fault Fault) {
 		cutFor(ctx, f.worker(fault).wire, fault.For)
 	case CutLeader:
 		cutFor(ctx, f.coordinator(fault).wire, fault.For)
+	case HoldWorker:
+		holdFor(ctx, f.worker(fault).wire.network, fault.For)
+	case HoldLeader:
+		holdFor(ctx, f.coordinator(fault).wire.network, fault.For)
 	case CutData:
 		cutFor(ctx, f.worker(fault).data, fault.For)
+	case HoldData:
+		holdFor(ctx, f.worker(fault).data.network, fault.For)
+	case KillAtPoint:
+		p := f.worker(fault)
+		p.points.arm(fault, func() { f.acting.Go(func() { f.replaceWorker(ctx, p, fault) }) })
+	case KillLeaderAt:
+		p := f.coordinator(fault)
+		p.points.arm(fault, func() { f.acting.Go(func() { f.replaceCoordinator(ctx, p, fault) }) })
 	case KillCommand:
 		h.arm(fault, func(p *process) {
 			p.kill()
@@ -72,18 +84,19 @@ func (f *fleet) inject(ctx context.Context, fault Fault) {
 	}
 }
 
-func (f *fleet) request(ctx context.Context, job int) {
+func (f *fleet) request(ctx context.Context, job int) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	id, err := f.client.Run(ctx, f.schedule.Jobs[job].Name)
 	if err != nil {
 		f.timeline.add("operator", "could not run job %d: %v", job, err)
-		return
+		return err
 	}
 	f.timeline.add("operator", "plan %s of job %s", id, f.schedule.Jobs[job].Name)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.plans[job] = append(f.plans[job], id)
+	return nil
 }
 
 func (f *fleet) cancelPlan(ctx context.Context, job int) {
@@ -147,8 +160,7 @@ func (f *fleet) replaceWorker(ctx context.Context, p *process, fault Fault) {
 	}
 }
 
-func (f *fleet) replaceCoordinator(ctx context.Context, fault Fault) {
-	p := f.coordinator(fault)
+func (f *fleet) replaceCoordinator(ctx context.Context, p *process, fault Fault) {
 	p.kill()
 	f.timeline.add(p.name, "killed")
 	wait(ctx, fault.For)
@@ -169,5 +181,11 @@ type cuttable interface {
 func cutFor(ctx context.Context, c cuttable, d time.Duration) {
 	c.cutOff()
 	defer c.mend()
+	wait(ctx, d)
+}
+
+func holdFor(ctx context.Context, g *gate, d time.Duration) {
+	g.close()
+	defer g.open()
 	wait(ctx, d)
 }

@@ -20,7 +20,9 @@ import (
 
 const (
 	ackWait  = time.Second
-	leaseTTL = time.Second
+	leaseTTL = 2 * time.Second
+	// presenceTTL is how long a killed worker seems to be there.
+	presenceTTL = 3 * time.Second
 	// patience bounds what must end by itself. Only a hang reaches it.
 	patience = 30 * time.Second
 )
@@ -32,6 +34,8 @@ type process struct {
 	gate *gate
 	wire *wire
 	data *dataPort // nil for a coordinator
+	// points are where the process is going to be killed.
+	points *failPoints
 
 	ctx      context.Context //nolint:containedctx // the process's life
 	cancel   context.CancelFunc
@@ -62,6 +66,7 @@ func (r runner) Run(ctx context.Context, command zfs.Command) (zfs.Result, error
 
 func (f *fleet) newProcess(name string) *process {
 	p := &process{name: name, gate: newGate(), done: make(chan struct{})}
+	p.points = &failPoints{process: p}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.wire = newWire(name, f.timeline, p.gate, f.servers.dial)
 	return p
@@ -83,7 +88,10 @@ func (f *fleet) run(p *process, work func(*nats.Conn, *protocol.Resources) error
 
 func connected(p *process, work func(*nats.Conn, *protocol.Resources) error) error {
 	conn, err := nats.Connect("", nats.InProcessServer(p.wire), nats.Name(p.name), nats.MaxReconnects(-1),
-		nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0), nats.Timeout(time.Second))
+		nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0), nats.Timeout(time.Second),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			p.wire.timeline.add(p.name, "its NATS client reports: %v", err)
+		}))
 	if err != nil {
 		return err
 	}
@@ -107,6 +115,7 @@ func (f *fleet) startCoordinator(number int) *process {
 		return coordinator.New(coordinator.Config{
 			Name: p.name, Host: "test", Conn: conn, Resources: resources, LeaseTTL: leaseTTL, Logger: f.logger(p),
 			CollectEvery: 300 * time.Millisecond, CollectGrace: time.Second, Now: f.clocks[number].now,
+			FailPoint: p.points.pass,
 		}).Run(p.ctx)
 	})
 	return p
@@ -123,6 +132,7 @@ func (f *fleet) startWorker(h *host, number int) (*process, error) {
 		w, err := worker.New(worker.Config{
 			Host: h.name, Name: p.name, Version: "test", Conn: conn, Resources: resources, ZFS: zfs.New(runner{p}),
 			Slots: worker.Slots{Send: 2, Recv: 2}, Policy: h.policy, AckWait: ackWait, ClaimsDir: h.claims, Logger: f.logger(p),
+			PresenceTTL: presenceTTL, FailPoint: p.points.pass,
 			Data: tcp.Config{Listen: p.data.backend, Advertise: []string{p.data.advertised()}, TLS: true},
 		})
 		if err != nil {
@@ -134,10 +144,21 @@ func (f *fleet) startWorker(h *host, number int) (*process, error) {
 }
 
 func (f *fleet) logger(p *process) *slog.Logger {
-	if !f.options.Verbose {
-		return slog.New(slog.DiscardHandler)
+	level := slog.LevelInfo
+	switch {
+	case f.options.Verbose:
+		level = slog.LevelDebug
+	case p.host != nil:
+		level = slog.LevelWarn // the rest is in the events and in the commands
 	}
-	return slog.New(slog.NewTextHandler(f.timeline, &slog.HandlerOptions{Level: slog.LevelDebug})).With(slog.String("process", p.name))
+	withoutTime := func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}
+	handler := slog.NewTextHandler(f.timeline, &slog.HandlerOptions{Level: level, ReplaceAttr: withoutTime})
+	return slog.New(handler).With(slog.String("process", p.name))
 }
 
 // kill ends the process at once: nothing that it does from now on has an effect, and its zfs commands are killed with it. What

@@ -8,11 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	zfleet "github.com/zfleet/zfleet/fleet"
 	"github.com/zfleet/zfleet/protocol"
@@ -34,10 +36,10 @@ type Outcome struct {
 	Violations []string
 	// Injected counts what was done to the fleet.
 	Injected map[Kind]int
-	// Steps is how many steps were completed, and Sends how many streams were sent, of which Resumed went on with a part.
-	Steps, Plans int
-	Timeline     string
-	Elapsed      time.Duration
+	// Steps is how many steps were completed, Snapshots how many arrived at a target, and Plans how many runs there were.
+	Steps, Snapshots, Plans int
+	Timeline                string
+	Elapsed                 time.Duration
 }
 
 // fleet is the fleet of one run.
@@ -65,6 +67,7 @@ type fleet struct {
 	jobs         []protocol.Job
 	plans        map[int][]protocol.PlanID
 	injected     map[Kind]int
+	steps        int
 }
 
 // Run plays the schedule. Its error says that the harness itself failed.
@@ -78,7 +81,7 @@ func Run(ctx context.Context, schedule Schedule, options Options) (Outcome, erro
 	}
 	err := f.play(ctx)
 	return Outcome{
-		Violations: t.failures(), Injected: f.injected, Steps: f.observer.snapshotsReceived(), Plans: f.planCount(),
+		Violations: t.failures(), Injected: f.injected, Steps: f.steps, Snapshots: f.observer.snapshotsReceived(), Plans: f.planCount(),
 		Timeline: t.String(), Elapsed: time.Since(t.began),
 	}, err
 }
@@ -117,7 +120,26 @@ func (f *fleet) play(ctx context.Context) (err error) {
 		}
 	}
 	f.storm(ctx)
-	return f.settle(ctx)
+	if err := f.settle(ctx); err != nil {
+		return err
+	}
+	f.steps, err = f.countSteps(ctx)
+	return err
+}
+
+// countSteps counts the tries of which an event tells that they were done.
+func (f *fleet) countSteps(ctx context.Context) (int, error) {
+	info, err := f.resources.Events.Info(ctx, jetstream.WithSubjectFilter(protocol.EventSubjects))
+	if err != nil {
+		return 0, fmt.Errorf("counting events: %w", err)
+	}
+	count := 0
+	for subject := range info.State.Subjects {
+		if strings.HasSuffix(subject, "."+string(protocol.EventDone)) {
+			count++
+		}
+	}
+	return count, nil
 }
 
 // listen puts the events of the steps into the timeline.
@@ -189,6 +211,7 @@ func (f *fleet) storm(ctx context.Context) {
 	f.mu.Lock()
 	for _, p := range f.all {
 		p.wire.calm()
+		p.points.calm()
 	}
 	f.mu.Unlock()
 	f.acting.Wait() // what commands have brought about until now

@@ -6,15 +6,20 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/zfleet/zfleet/coordinator"
 	"github.com/zfleet/zfleet/protocol"
+	"github.com/zfleet/zfleet/worker"
 )
 
 // Schedule is all that a seed says.
 type Schedule struct {
 	Seed uint64
-	Jobs []protocol.Job
+	// Servers is how many NATS servers there are: one, or a cluster of three.
+	Servers int
+	Jobs    []protocol.Job
 	// Snapshots is how many each filesystem has at the beginning, in the order of filesystems.
 	Snapshots int
 	// Faults are in order of their time.
@@ -53,13 +58,18 @@ const (
 	ForeignHold    Kind = "foreign hold"
 	KillWorker     Kind = "kill worker"
 	KillCommand    Kind = "kill worker at zfs command"
+	KillAtPoint    Kind = "kill worker at fail point"
 	KillLeader     Kind = "kill coordinator"
+	KillLeaderAt   Kind = "kill coordinator at fail point"
 	KillServer     Kind = "kill NATS server"
 	PauseWorker    Kind = "pause worker"
 	PauseLeader    Kind = "pause coordinator"
 	CutWorker      Kind = "cut worker off NATS"
 	CutLeader      Kind = "cut coordinator off NATS"
+	HoldWorker     Kind = "hold worker's messages"
+	HoldLeader     Kind = "hold coordinator's messages"
 	CutData        Kind = "cut data port"
+	HoldData       Kind = "hold data port"
 	FailBefore     Kind = "fail zfs before"
 	FailAfter      Kind = "fail zfs after"
 	HangBefore     Kind = "hang zfs before"
@@ -85,13 +95,18 @@ func chances() []chance {
 		{ForeignHold, 2},
 		{KillWorker, 8},
 		{KillCommand, 10},
+		{KillAtPoint, 14},
 		{KillLeader, 6},
-		{KillServer, 4},
+		{KillLeaderAt, 8},
+		{KillServer, 5},
 		{PauseWorker, 5},
 		{PauseLeader, 3},
 		{CutWorker, 5},
 		{CutLeader, 3},
+		{HoldWorker, 5},
+		{HoldLeader, 3},
 		{CutData, 4},
+		{HoldData, 3},
 		{FailBefore, 6},
 		{FailAfter, 6},
 		{HangBefore, 3},
@@ -111,13 +126,20 @@ type chance struct {
 	weight int
 }
 
-// storm is how long things happen.
-const storm = 5 * time.Second
+const (
+	// storm is how long things happen.
+	storm = 5 * time.Second
+	// clusterEvery is how many seeds there are for each that has a cluster of NATS servers.
+	clusterEvery = 5
+)
 
-// NewSchedule is the schedule of the seed, for a fleet with so many NATS servers. It depends on nothing else.
-func NewSchedule(seed uint64, servers int) Schedule {
+// NewSchedule is the schedule of the seed. It depends on nothing else.
+func NewSchedule(seed uint64) Schedule {
 	random := rand.New(rand.NewPCG(seed, 0x5eed))
-	s := Schedule{Seed: seed, Jobs: drawJobs(random), Snapshots: 1 + random.IntN(4)}
+	s := Schedule{Seed: seed, Servers: 1, Jobs: drawJobs(random), Snapshots: 1 + random.IntN(4)}
+	if seed%clusterEvery == 0 {
+		s.Servers = 3
+	}
 	for job := range s.Jobs {
 		s.Faults = append(s.Faults, Fault{Kind: RunJob, Job: job, At: time.Duration(random.IntN(300)) * time.Millisecond})
 	}
@@ -125,9 +147,9 @@ func NewSchedule(seed uint64, servers int) Schedule {
 	for _, c := range chances() {
 		total += c.weight
 	}
-	for range 12 + random.IntN(16) {
+	for range 16 + random.IntN(24) {
 		kind := drawKind(random, total)
-		s.Faults = append(s.Faults, drawFault(random, kind, s.Jobs, servers))
+		s.Faults = append(s.Faults, drawFault(random, kind, s.Jobs, s.Servers))
 	}
 	slices.SortStableFunc(s.Faults, func(a, b Fault) int { return int(a.At - b.At) })
 	return s
@@ -176,10 +198,16 @@ func drawFault(random *rand.Rand, kind Kind, jobs []protocol.Job, servers int) F
 	case DropMessage, DoubleMessage, DelayMessage:
 		classes := messageClasses()
 		f.Command, f.Number = classes[choice%len(classes)], f.Number%4
+	case KillAtPoint:
+		points := slices.Sorted(slices.Values(worker.FailPoints()))
+		f.Command, f.Number = points[choice%len(points)], f.Number%4
+	case KillLeaderAt:
+		points := slices.Sorted(slices.Values(coordinator.FailPoints()))
+		f.Command, f.Number = points[choice%len(points)], f.Number%4
 	case JumpClock:
 		f.For = []time.Duration{-2 * time.Hour, -5 * time.Second, 3 * time.Second, time.Minute, 2 * time.Hour}[choice%5]
 	case RunJob, CancelPlan, ChangeJob, TakeSnapshot, PruneSource, PruneTarget, ForeignHold, KillWorker, KillLeader,
-		PauseWorker, PauseLeader, CutWorker, CutLeader, CutData:
+		PauseWorker, PauseLeader, CutWorker, CutLeader, HoldWorker, HoldLeader, CutData, HoldData:
 	}
 	return f
 }
@@ -191,15 +219,31 @@ func (f Fault) String() string {
 		return fmt.Sprintf("%s %d", text, f.Job)
 	case TakeSnapshot, PruneSource, PruneTarget, ForeignHold:
 		return fmt.Sprintf("%s: job %d, filesystem %d, number %d", text, f.Job, f.Filesystem, f.Number)
-	case KillLeader, KillServer, PauseLeader, CutLeader:
+	case KillLeader, KillServer, PauseLeader, CutLeader, HoldLeader:
 		return fmt.Sprintf("%s %d for %s", text, f.Process, f.For)
 	case JumpClock:
 		return fmt.Sprintf("%s of coordinator %d by %s", text, f.Process, f.For)
+	case KillLeaderAt:
+		return fmt.Sprintf("%s: %q of coordinator %d, number %d, for %s", text, f.Command, f.Process, f.Number, f.For)
 	case KillCommand, FailBefore, FailAfter, HangBefore, HangAfter, TruncateStream, HangStream, CorruptStream:
 		return fmt.Sprintf("%s: %q on %s, number %d, %s", text, f.Command, f.Host, f.Number, f.For)
-	case DropMessage, DoubleMessage, DelayMessage:
+	case KillAtPoint, DropMessage, DoubleMessage, DelayMessage:
 		return fmt.Sprintf("%s: %q of %s-%d, number %d, %s", text, f.Command, f.Host, f.Process, f.Number, f.For)
-	case KillWorker, PauseWorker, CutWorker, CutData:
+	case KillWorker, PauseWorker, CutWorker, HoldWorker, CutData, HoldData:
 	}
 	return fmt.Sprintf("%s %s-%d for %s", text, f.Host, f.Process, f.For)
+}
+
+// String lists the jobs and the faults, with the numbers that -only takes.
+func (s Schedule) String() string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "seed %d, %d NATS server(s), %d snapshot(s) of each filesystem\n", s.Seed, s.Servers, s.Snapshots)
+	for i, job := range s.Jobs {
+		fmt.Fprintf(&text, "  job %d: %s from %s by %s, %s, initially %s\n", i, job.Name, job.Source.Host, job.Replication.Transport,
+			job.Replication.Protection.Incremental, job.Replication.Initial)
+	}
+	for i, fault := range s.Faults {
+		fmt.Fprintf(&text, "  %2d: %s\n", i, fault)
+	}
+	return text.String()
 }

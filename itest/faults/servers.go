@@ -87,7 +87,10 @@ func clearServers(ctx context.Context, js jetstream.JetStream) error {
 // connect connects the harness itself, past all faults.
 func (s *servers) connect(ctx context.Context, replicas int) (*nats.Conn, *protocol.Resources, error) {
 	conn, err := nats.Connect("", nats.InProcessServer(s), nats.Name("harness"), nats.MaxReconnects(-1),
-		nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0))
+		nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			s.timeline.add("harness", "its NATS client reports: %v", err)
+		}))
 	if err != nil {
 		return nil, nil, err
 	}

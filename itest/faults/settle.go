@@ -30,10 +30,15 @@ func (f *fleet) settle(ctx context.Context) error {
 		for _, filesystem := range filesystemsOf(job) {
 			f.hosts[job.Source.Host].takeSnapshot(filesystem, f.schedule.Seed)
 		}
-		if _, err := f.client.SubmitJob(ctx, job); err != nil {
+		if err := f.eventually(ctx, func(ctx context.Context) error {
+			_, err := f.client.SubmitJob(ctx, job)
+			return err
+		}); err != nil {
 			return fmt.Errorf("submitting job %s again: %w", job.Name, err)
 		}
-		f.request(ctx, i)
+		if err := f.eventually(ctx, func(ctx context.Context) error { return f.request(ctx, i) }); err != nil {
+			return fmt.Errorf("running job %s again: %w", job.Name, err)
+		}
 	}
 	for i, job := range f.schedule.Jobs {
 		if err := f.finish(ctx, i, job); err != nil {
@@ -61,6 +66,7 @@ func (f *fleet) finish(ctx context.Context, number int, job protocol.Job) error 
 			return ctx.Err()
 		}
 		if err != nil {
+			f.describePlans(ctx)
 			f.timeline.violate("no convergence: job %s: its plan does not end: %v", job.Name, err)
 			return nil
 		}
@@ -72,9 +78,24 @@ func (f *fleet) finish(ctx context.Context, number int, job protocol.Job) error 
 			f.timeline.violate("no convergence: job %s: %s", job.Name, explain(detail))
 			return nil
 		}
-		f.request(ctx, number)
+		if err := f.eventually(ctx, func(ctx context.Context) error { return f.request(ctx, number) }); err != nil {
+			return fmt.Errorf("running job %s again: %w", job.Name, err)
+		}
 	}
 	return nil
+}
+
+// eventually tries until it succeeds: the NATS servers may not be ready yet.
+func (f *fleet) eventually(ctx context.Context, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		err := try(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		wait(ctx, 200*time.Millisecond)
+	}
 }
 
 func (f *fleet) wait(ctx context.Context, id protocol.PlanID) (zfleet.PlanDetail, error) {
@@ -86,6 +107,22 @@ func (f *fleet) wait(ctx context.Context, id protocol.PlanID) (zfleet.PlanDetail
 		}
 	}
 	return f.client.Plan(ctx, id)
+}
+
+// describePlans puts into the timeline who leads, who is there, and how far all plans are that have not ended.
+func (f *fleet) describePlans(ctx context.Context) {
+	status, err := f.client.Status(ctx)
+	f.timeline.add("harness", "status: %+v, %v", status, err)
+	plans, err := f.client.Plans(ctx)
+	if err != nil {
+		f.timeline.add("harness", "plans: %v", err)
+	}
+	for _, plan := range plans {
+		if !plan.State.Final() {
+			detail, err := f.client.Plan(ctx, plan.ID)
+			f.timeline.add("harness", "job %s: %s %v", plan.Job, explain(detail), err)
+		}
+	}
 }
 
 func tasksOf(snapshot zfleet.Snapshot) []protocol.Task {

@@ -19,8 +19,8 @@ type wire struct {
 	timeline *timeline
 	// dial makes a connection to a server that runs.
 	dial func() (net.Conn, error)
-	// gate holds what is under way, in both directions.
-	gate *gate
+	// gate is the process's, and network holds what is under way in both directions, though the process runs.
+	gate, network *gate
 
 	ctx    context.Context //nolint:containedctx // the wire's own life; it ends with close
 	cancel context.CancelFunc
@@ -53,7 +53,7 @@ type messageFault struct {
 
 func newWire(name string, timeline *timeline, gate *gate, dial func() (net.Conn, error)) *wire {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &wire{name: name, timeline: timeline, dial: dial, gate: gate, ctx: ctx, cancel: cancel, links: map[*link]bool{}}
+	return &wire{name: name, timeline: timeline, dial: dial, gate: gate, network: newGate(), ctx: ctx, cancel: cancel, links: map[*link]bool{}}
 }
 
 // messageClasses are the classes of messages that something can happen to.
@@ -102,6 +102,14 @@ func (w *wire) InProcessConn() (net.Conn, error) {
 	w.pumps.Go(out.run)
 	w.pumps.Go(in.run)
 	return client, nil
+}
+
+// pass waits until messages may go on.
+func (w *wire) pass() error {
+	if err := w.network.pass(w.ctx); err != nil {
+		return err
+	}
+	return w.gate.pass(w.ctx)
 }
 
 func (w *wire) forget(l *link) {
@@ -183,7 +191,7 @@ func (p *pump) run() {
 	reader := bufio.NewReaderSize(p.from, 64<<10)
 	for {
 		f, err := readFrame(reader)
-		if err != nil || p.wire.gate.pass(p.wire.ctx) != nil {
+		if err != nil || p.wire.pass() != nil {
 			return
 		}
 		if fault := p.wire.judge(f.subject); fault != nil {
@@ -217,7 +225,7 @@ func (p *pump) write(raw []byte) error {
 
 func (p *pump) writeLater(raw []byte, after time.Duration) {
 	wait(p.wire.ctx, after)
-	if p.wire.ctx.Err() == nil && p.wire.gate.pass(p.wire.ctx) == nil {
+	if p.wire.ctx.Err() == nil && p.wire.pass() == nil {
 		_ = p.write(raw) // the link may be gone by now, and the message with it
 	}
 }

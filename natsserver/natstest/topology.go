@@ -83,12 +83,20 @@ func (n *Node) LameDuck() {
 // takes clients, since a cluster's servers need each other for that; AwaitJetStream does.
 func (n *Node) Start(t testing.TB) {
 	t.Helper()
+	require.NoError(t, n.Restart(t.Context()))
+}
+
+// Restart is Start, for callers that are no test.
+func (n *Node) Restart(context.Context) error {
 	started, err := server.NewServer(n.options.Clone())
-	require.NoError(t, err, "configuring the test's NATS server %s again", n.Name())
+	if err != nil {
+		return fmt.Errorf("configuring the NATS server %s again: %w", n.Name(), err)
+	}
 	n.mu.Lock()
 	n.server = started
 	n.mu.Unlock()
 	started.Start()
+	return nil
 }
 
 // Reload makes the server take on a change of its configuration while it runs.
