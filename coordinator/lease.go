@@ -37,6 +37,9 @@ type lease struct {
 
 	// revision is the key's, as this process has written it last.
 	revision uint64
+	// garbled is a revision of the key that is no lease, and garbledSince when this process saw it first.
+	garbled      uint64
+	garbledSince time.Time
 
 	mu sync.Mutex
 	// renewed is when the key's last renewal was asked for, by the monotonic clock, and renewedWall by the wall clock, which
@@ -164,10 +167,22 @@ func (l *lease) take(ctx context.Context) error {
 		return err
 	}
 	held, revision, readErr := l.read(ctx)
-	if readErr != nil || held.Holder != l.value.Holder {
+	switch {
+	case readErr != nil && revision != 0 && l.nobodys(revision):
+		l.logger.WarnContext(ctx, "the lease's key holds no lease: nobody renews it, and it is taken over", slog.Any("error", readErr))
+	case readErr != nil || held.Holder != l.value.Holder:
 		return err
 	}
 	return l.write(ctx, &revision)
+}
+
+// nobodys tells whether the revision of the key, which is no lease, has been there for longer than any lease that it was written
+// over can be valid. Whoever may publish anything in the account can have it written by the server, and it never expires.
+func (l *lease) nobodys(revision uint64) bool {
+	if l.garbled != revision {
+		l.garbled, l.garbledSince = revision, time.Now()
+	}
+	return time.Since(l.garbledSince) > l.ttl
 }
 
 // write sets the key, for the time to live from now on.

@@ -209,6 +209,18 @@ func TestALeaseThatWasGrantedUnheardIsTaken(t *testing.T) {
 	require.ErrorIs(t, c.lease("second", never, c.server).take(t.Context()), protocol.ErrRevision)
 }
 
+// A request to a stream can have its answer sent to the lease's key, by whoever may make one.
+func TestAKeyThatHoldsNoLeaseIsTakenOver(t *testing.T) {
+	t.Parallel()
+	c := newCandidates(t)
+	_, err := c.resources.Leader.PutString(t.Context(), protocol.LeaderKey, `{"stream":"ZFLEET_EVENTS","seq":1}`)
+	require.NoError(t, err)
+	first := c.lease("first", time.Second, c.server)
+	require.ErrorIs(t, first.take(t.Context()), protocol.ErrRevision, "somebody whose lease was overwritten may lead still")
+	require.True(t, first.acquire(t.Context()))
+	require.Equal(t, "first", c.holder())
+}
+
 func TestATermEndsWhenAnotherHasTheLease(t *testing.T) {
 	t.Parallel()
 	c := newCandidates(t)
