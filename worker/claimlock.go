@@ -120,6 +120,9 @@ func admit(last, ours claimRecord) error {
 		return errEnded
 	case sameTask && last.Ref.Attempt > ours.Ref.Attempt:
 		return errSuperseded
+	case sameTask && last.Ref.Attempt < ours.Ref.Attempt:
+		// Whatever their items' order: a coordinator that was deposed may publish an old try's item after a new one's.
+		return nil
 	case !last.Token.Stream.Equal(ours.Token.Stream):
 		return errOtherStream
 	case last.Token.Item == ours.Token.Item && ours.Token.before(last.Token):
@@ -136,14 +139,11 @@ func admit(last, ours claimRecord) error {
 // yields tells whether a claim that holds a place is to stop for one that waits for it: for a newer try of its task, and for a
 // newer run of its job, since a job's runs do not overlap.
 func yields(holder, waiting claimRecord) bool {
-	newer := !holder.Token.Stream.Equal(waiting.Token.Stream) || holder.Token.before(waiting.Token)
-	switch {
-	case !newer || holder.JobID != waiting.JobID:
-		return false
-	case holder.Ref.Plan != waiting.Ref.Plan:
-		return true
+	if holder.Ref.Plan == waiting.Ref.Plan && holder.Ref.Task == waiting.Ref.Task {
+		return holder.Ref.Attempt < waiting.Ref.Attempt
 	}
-	return holder.Ref.Task == waiting.Ref.Task && holder.Ref.Attempt < waiting.Ref.Attempt
+	newer := !holder.Token.Stream.Equal(waiting.Token.Stream) || holder.Token.before(waiting.Token)
+	return newer && holder.JobID == waiting.JobID && holder.Ref.Plan != waiting.Ref.Plan
 }
 
 // follow is the record of a claim that takes the place after another. It keeps what is known of its item.
