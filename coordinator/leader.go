@@ -313,9 +313,12 @@ func (l *leader) runnerEnded(ctx context.Context, r *runner) error {
 		l.logger.WarnContext(ctx, "old plans were not removed; the next plan's end tries again",
 			slog.String("job", job), slog.Any("error", err))
 	}
-	if queue := l.queued[job]; len(queue) > 0 && l.busy[job] == "" {
+	for queue := l.queued[job]; len(queue) > 0 && l.busy[job] == ""; queue = l.queued[job] {
 		l.queued[job] = queue[1:]
-		return l.consider(ctx, queue[0], false)
+		// It may have ended already, cancelled under the leader before this one; then it is the next one's turn.
+		if err := l.consider(ctx, queue[0], false); err != nil {
+			return err
+		}
 	}
 	return nil
 }

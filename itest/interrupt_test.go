@@ -199,3 +199,18 @@ func TestCancelledInTheMiddleAndResumedByTheNextRun(t *testing.T) {
 		i.requireResumed()
 	})
 }
+
+// A run that was cancelled while it waited for another of its job has ended, also for a leader that finds it waiting.
+func TestANewLeaderPassesOverACancelledRunThatWaited(t *testing.T) {
+	t.Parallel()
+	i := interruptTransferBy(t, protocol.TransportTCP)
+	cancelled, last := i.Request("prod"), i.Request("prod")
+	require.NoError(t, i.Client.Cancel(t.Context(), cancelled))
+	require.Equal(t, protocol.PlanCancelled, i.Wait(cancelled).Plan.State)
+	i.coordinator.Kill()
+	i.StartCoordinator()
+	i.fault.Release()
+	require.Equal(t, protocol.PlanDone, i.Wait(i.plan).Plan.State)
+	detail := i.Wait(last)
+	require.Equal(t, protocol.PlanDone, detail.Plan.State, testfleet.Explain(detail))
+}
