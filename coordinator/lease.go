@@ -241,6 +241,10 @@ func (l *lease) keep(ctx context.Context) error {
 		case l.left() <= 0:
 			return fmt.Errorf("%w: %w", errLeaseOver, err)
 		}
+		if trouble == nil {
+			l.logger.WarnContext(ctx, "the lease cannot be renewed yet; trying on while it is valid", slog.Any("error", err),
+				slog.Duration("valid_for", l.left()))
+		}
 		trouble = err
 	}
 }

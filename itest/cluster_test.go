@@ -25,7 +25,10 @@ func newClusteredPair(t *testing.T) (*pair, []*natstest.Node) {
 	t.Helper()
 	nodes := natstest.Cluster(t, 3)
 	from := func(n int) *testfleet.Site {
-		return &testfleet.Site{Server: natstest.Any(append(nodes[n:len(nodes):len(nodes)], nodes[:n]...)), Replicas: 3}
+		return &testfleet.Site{
+			Server:    natstest.Any(append(nodes[n:len(nodes):len(nodes)], nodes[:n]...)),
+			Resources: protocol.ResourceOptions{Replicas: 3},
+		}
 	}
 	p := newPairOn(t, testfleet.NewAt(t, *from(0)))
 	p.hostA.Site, p.hostB.Site = from(1), from(2)

@@ -36,8 +36,8 @@ type Site struct {
 	Server nats.InProcessConnProvider
 	// Domain is the JetStream domain of the fleet, where the server is a leaf node.
 	Domain string
-	// Replicas is how many servers keep each of the fleet's streams and buckets; 0 is 1.
-	Replicas int
+	// Resources are the options of the fleet's streams and buckets, where the fleet is made at this site.
+	Resources protocol.ResourceOptions
 	// Options are for the connections of processes, such as their credentials.
 	Options []nats.Option
 }
@@ -54,8 +54,10 @@ type Fleet struct {
 	site Site
 	// claims is the directory in which the workers of each host keep one another from the same filesystems.
 	claims  string
-	logger  *slog.Logger
 	counter atomic.Int64
+	// Logger is given to all processes started from now on. At first it writes to the standard error where ZFLEET_TEST_LOG is set,
+	// for looking at a failing test, and nowhere otherwise.
+	Logger *slog.Logger
 	// TracerProvider is given to all processes started from now on; at first it traces nothing.
 	TracerProvider trace.TracerProvider
 }
@@ -73,20 +75,20 @@ func New(t testing.TB) *Fleet {
 // fleet's own client, and hosts without a site of their own are.
 func NewAt(t testing.TB, site Site) *Fleet {
 	t.Helper()
-	f := &Fleet{t: t, site: site, claims: t.TempDir(), logger: logger(t), TracerProvider: noop.NewTracerProvider()}
+	f := &Fleet{t: t, site: site, claims: t.TempDir(), Logger: logger(t), TracerProvider: noop.NewTracerProvider()}
 	conn, _ := natstest.Connect(t, site.Server, site.Options...)
 	js, err := protocol.JetStream(conn, site.Domain)
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), Timeout)
 	defer cancel()
-	resources, err := protocol.EnsureResources(ctx, js, protocol.ResourceOptions{Replicas: site.Replicas})
+	resources, err := protocol.EnsureResources(ctx, js, site.Resources)
 	require.NoError(t, err)
 	f.Conn, f.Resources = conn, resources
 	f.Client = fleet.New(conn, resources, fleet.Options{By: "test"})
 	return f
 }
 
-// logger writes to the standard error where ZFLEET_TEST_LOG is set, for looking at a failing test, and nowhere otherwise.
+// logger is the Logger of a fleet at first.
 func logger(t testing.TB) *slog.Logger {
 	t.Helper()
 	if os.Getenv("ZFLEET_TEST_LOG") == "" {
@@ -216,7 +218,7 @@ func (f *Fleet) StartCoordinatorThat(dies Dies) *Process {
 	name := fmt.Sprintf("coordinator-%d", f.counter.Add(1))
 	return f.start(f.site, name, nil, func(p *Process, resources *protocol.Resources) (runner, error) {
 		return coordinator.New(coordinator.Config{
-			Name: name, Host: "test", Conn: p.conn, Resources: resources, LeaseTTL: 3 * time.Second, Logger: f.logger,
+			Name: name, Host: "test", Conn: p.conn, Resources: resources, LeaseTTL: 3 * time.Second, Logger: f.Logger,
 			CollectEvery: 200 * time.Millisecond, CollectGrace: time.Second,
 			TracerProvider: f.TracerProvider, FailPoint: p.failPoint(dies),
 		}), nil
@@ -263,13 +265,13 @@ func (f *Fleet) StartWorker(host Host) *Process {
 	return f.start(site, name, commands, func(p *Process, resources *protocol.Resources) (runner, error) {
 		return worker.New(worker.Config{
 			Host: host.Name, Name: name, Version: "test", Conn: p.conn, Resources: resources,
-			ZFS: zfs.New(zfs.Observe(commands, f.logger, f.TracerProvider)), Slots: host.Slots,
+			ZFS: zfs.New(zfs.Observe(commands, f.Logger, f.TracerProvider)), Slots: host.Slots,
 			Data: tcp.Config{
-				Listen: "127.0.0.1:0", Advertise: host.Advertise, TLS: !host.PlainTCP, Logger: f.logger,
+				Listen: "127.0.0.1:0", Advertise: host.Advertise, TLS: !host.PlainTCP, Logger: f.Logger,
 			},
 			Bandwidth: host.Bandwidth, ShareWindow: host.ShareWindow, Policy: host.Policy, AckWait: AckWait, PresenceTTL: PresenceTTL,
 			ClaimsDir: f.claims, MaxDeliveries: host.MaxDeliveries,
-			FailPoint: p.failPoint(host.Dies), Logger: f.logger, TracerProvider: f.TracerProvider,
+			FailPoint: p.failPoint(host.Dies), Logger: f.Logger, TracerProvider: f.TracerProvider,
 		})
 	})
 }

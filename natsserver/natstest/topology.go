@@ -80,9 +80,12 @@ func (n *Node) LameDuck() {
 }
 
 // Start starts the server again after Shutdown, with its ports and with what it has stored. It does not wait until the server
-// takes clients, since a cluster's servers need each other for that; AwaitJetStream does.
-func (n *Node) Start(t testing.TB) {
+// takes clients, since a cluster's servers need each other for that; AwaitJetStream does. Changes are to its configuration.
+func (n *Node) Start(t testing.TB, changes ...func(*server.Options)) {
 	t.Helper()
+	for _, change := range changes {
+		change(n.options)
+	}
 	require.NoError(t, n.Restart(t.Context()))
 }
 
@@ -97,13 +100,6 @@ func (n *Node) Restart(context.Context) error {
 	n.mu.Unlock()
 	started.Start()
 	return nil
-}
-
-// Reload makes the server take on a change of its configuration while it runs.
-func (n *Node) Reload(t testing.TB, change func(*server.Options)) {
-	t.Helper()
-	change(n.options)
-	require.NoError(t, n.current().ReloadOptions(n.options.Clone()))
 }
 
 // AwaitJetStream waits until the servers, all of a cluster, carry one JetStream and answer for it.
