@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"sync"
 	"testing"
 	"time"
@@ -20,54 +19,6 @@ import (
 
 // never is a time to live that no test lives to see the end of.
 const never = 10 * time.Hour
-
-// freezer is a way to a server whose connections can be frozen: nothing passes any more, and nobody is told.
-type freezer struct {
-	server nats.InProcessConnProvider
-
-	mu     sync.Mutex
-	frozen chan struct{} // nil while all passes; closed when it does again
-}
-
-func (f *freezer) InProcessConn() (net.Conn, error) {
-	conn, err := f.server.InProcessConn()
-	return &freezable{conn, f}, err
-}
-
-// freeze stops everything, until thaw is called.
-func (f *freezer) freeze() (thaw func()) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	frozen := make(chan struct{})
-	f.frozen = frozen
-	return sync.OnceFunc(func() { close(frozen) })
-}
-
-func (f *freezer) pass() {
-	f.mu.Lock()
-	frozen := f.frozen
-	f.mu.Unlock()
-	if frozen != nil {
-		<-frozen
-	}
-}
-
-type freezable struct {
-	net.Conn
-
-	freezer *freezer
-}
-
-func (c *freezable) Read(data []byte) (int, error) {
-	n, err := c.Conn.Read(data)
-	c.freezer.pass()
-	return n, err
-}
-
-func (c *freezable) Write(data []byte) (int, error) {
-	c.freezer.pass()
-	return c.Conn.Write(data)
-}
 
 // candidates are coordinators' leases at one server.
 type candidates struct {
@@ -112,14 +63,14 @@ func (c *candidates) holder() string {
 func TestALeaseIsOverForItsHolderBeforeAnotherHasIt(t *testing.T) {
 	t.Parallel()
 	c := newCandidates(t)
-	way := &freezer{server: c.server}
+	way := &natstest.Freezer{Server: c.server}
 	first, second := c.lease("first", 2*time.Second, way), c.lease("second", 2*time.Second, c.server)
 	require.True(t, first.acquire(t.Context()))
 	term := during(t.Context(), first)
 	require.NoError(t, leading(term))
 
 	kept, expired := make(chan error, 1), make(chan error, 1)
-	thaw := way.freeze()
+	thaw := way.Freeze()
 	t.Cleanup(thaw)
 	go func() { kept <- first.keep(term) }()
 	go func() { expired <- first.expire(term) }()

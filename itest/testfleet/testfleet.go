@@ -55,6 +55,8 @@ type Fleet struct {
 	// claims is the directory in which the workers of each host keep one another from the same filesystems.
 	claims  string
 	counter atomic.Int64
+	// Coordinators is where coordinators are that are started from now on; nil is where the fleet is.
+	Coordinators *Site
 	// Logger is given to all processes started from now on. At first it writes to the standard error where ZFLEET_TEST_LOG is set,
 	// for looking at a failing test, and nowhere otherwise.
 	Logger *slog.Logger
@@ -206,6 +208,9 @@ func (p *Process) failPoint(dies Dies) func(context.Context, string) {
 	}
 }
 
+// LeaseTTL is how long the lease outlives a killed coordinator.
+const LeaseTTL = 3 * time.Second
+
 // StartCoordinator starts a coordinator with a short lease.
 func (f *Fleet) StartCoordinator() *Process {
 	f.t.Helper()
@@ -216,9 +221,13 @@ func (f *Fleet) StartCoordinator() *Process {
 func (f *Fleet) StartCoordinatorThat(dies Dies) *Process {
 	f.t.Helper()
 	name := fmt.Sprintf("coordinator-%d", f.counter.Add(1))
-	return f.start(f.site, name, nil, func(p *Process, resources *protocol.Resources) (runner, error) {
+	site := f.site
+	if f.Coordinators != nil {
+		site = *f.Coordinators
+	}
+	return f.start(site, name, nil, func(p *Process, resources *protocol.Resources) (runner, error) {
 		return coordinator.New(coordinator.Config{
-			Name: name, Host: "test", Conn: p.conn, Resources: resources, LeaseTTL: 3 * time.Second, Logger: f.Logger,
+			Name: name, Host: "test", Conn: p.conn, Resources: resources, LeaseTTL: LeaseTTL, Logger: f.Logger,
 			CollectEvery: 200 * time.Millisecond, CollectGrace: time.Second,
 			TracerProvider: f.TracerProvider, FailPoint: p.failPoint(dies),
 		}), nil
