@@ -262,7 +262,12 @@ func (t *try) dropped(ctx context.Context, reason error) {
 	t.tellLast(ctx, event)
 }
 
+// tellLast tells the end. While NATS is away, that goes on for as long as nothing ends the try from without: then it is left
+// at one attempt more, since somebody else may wait for its places.
 func (t *try) tellLast(ctx context.Context, event protocol.Event) {
+	if t.step != nil {
+		ctx = t.step.ctx
+	}
 	if err := t.reporter.tell(ctx, event); err != nil {
 		t.err, t.gave = errors.Join(t.err, err), true
 	}
