@@ -102,6 +102,29 @@ func Order(p Program) []Action {
 	return nil
 }
 
+// Role is the side that does the program; of what ends a claim, either does.
+func (p Program) Role() Role {
+	if p == ReceiveStep || p == HaveIt {
+		return Receiver
+	}
+	return Sender
+}
+
+// FailPoint names the action as a worker's fail points do (worker.FailPoints), without the moment; empty for one that changes
+// nothing that another process could see.
+func (a Action) FailPoint(role Role) string {
+	name := map[Action]string{
+		TellClaimed: "claimed", TellOffered: "offered", TellReceived: "received", TellDone: "done", TellFailed: "failed",
+		TellDropped: "dropped", Acknowledge: "ack",
+		Protect: "protect", Tidy: "tidy", MoveCursor: "cursor", Release: "release",
+		Receive: "stream", Hold: "last-received", ReleaseOlder: "release-received", Confirm: "confirm",
+	}[a]
+	if name == "" {
+		return ""
+	}
+	return map[Role]string{Sender: "send.", Receiver: "recv."}[role] + name
+}
+
 // Bug is a mistake that can be switched on, to see that the model finds it.
 type Bug string
 
@@ -115,7 +138,7 @@ const (
 	AckBeforeCursor          Bug = "the item is acknowledged before the cursor is moved"
 	ConfirmBeforeCheck       Bug = "the receiver confirms before it has looked at the guid"
 	ReleaseBeforeCursor      Bug = "the step's protection is released before the cursor is there"
-	NoEndedMark              Bug = "a claim on an item that was finished is begun again"
+	ForgottenEnd             Bug = "a claim does not know what became of its try before, and begins it again"
 	LaterItemWins            Bug = "of two claims, the one on the later item counts, whatever try it is of"
 	AckOfTheOvertaken        Bug = "a claim that a later one on the same item has followed acknowledges the item"
 )
@@ -124,7 +147,7 @@ const (
 func Bugs() []Bug {
 	return []Bug{
 		CursorBeforeConfirmation, NoFencing, NoProtection, NoLastReceivedHold, AckBeforeCursor, ConfirmBeforeCheck,
-		ReleaseBeforeCursor, NoEndedMark, AckOfTheOvertaken, LaterItemWins,
+		ReleaseBeforeCursor, ForgottenEnd, AckOfTheOvertaken, LaterItemWins,
 	}
 }
 
@@ -150,7 +173,7 @@ func (b Bug) order(p Program) []Action {
 		if p == Overtaken {
 			return Order(Dropped)
 		}
-	case None, NoFencing, NoEndedMark, LaterItemWins:
+	case None, NoFencing, ForgottenEnd, LaterItemWins:
 	}
 	return actions
 }

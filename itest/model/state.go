@@ -77,9 +77,10 @@ type slot struct {
 type lock struct {
 	// holder is the slot that holds it; -1 is none.
 	holder int8
-	// attempt, sequence and delivery are those of the claim that held it last, and ended says that the end of its try was told.
+	// attempt, sequence and delivery are those of the claim that held it last; confirmed says that its receiver has confirmed, and
+	// ended that the end of its try was told.
 	attempt, sequence, delivery uint8
-	ended                       bool
+	confirmed, ended            bool
 }
 
 // registry is what a worker process remembers of the task.
@@ -166,7 +167,7 @@ func (s *state) key(to []byte) []byte {
 		to = append(to, one.sequence, one.delivery, byte(one.program), byte(one.pc), byte(one.peer))
 	}
 	for _, l := range s.locks {
-		to = append(to, byte(l.holder), l.attempt, l.sequence, l.delivery, flags(l.ended))
+		to = append(to, byte(l.holder), l.attempt, l.sequence, l.delivery, flags(l.confirmed, l.ended))
 	}
 	for _, r := range s.registries {
 		to = append(to, r.attempt, flags(r.ended))

@@ -127,6 +127,10 @@ func (m *Model) actLock(s *state, i int) *state {
 	next := s.clone()
 	if fenced {
 		taken := lock{holder: int8(i), attempt: one.item.Attempt, sequence: one.sequence, delivery: one.delivery}
+		taken.confirmed = l.confirmed && l.attempt == one.item.Attempt && m.options.Bug != ForgottenEnd
+		if taken.confirmed && one.program == Send {
+			next.slots[i].program = Settle // the streaming is over
+		}
 		next.locks[m.role(i)] = taken
 		next.slots[i].locked = true
 	}
@@ -144,7 +148,7 @@ func (m *Model) standing(l lock, one *slot) Program {
 		return Dropped
 	case l.attempt < one.item.Attempt && m.options.Bug != LaterItemWins:
 		return one.program
-	case l.ended && l.attempt == one.item.Attempt && m.options.Bug != NoEndedMark, l.sequence > one.sequence:
+	case l.ended && l.attempt == one.item.Attempt && m.options.Bug != ForgottenEnd, l.sequence > one.sequence:
 		return Dropped
 	case l.sequence == one.sequence && l.delivery > one.delivery:
 		return Overtaken
@@ -219,6 +223,9 @@ func (m *Model) do(s *state, i int) {
 		if !one.confirmed {
 			m.fail(s, i, false)
 			return
+		}
+		if one.locked {
+			s.locks[Sender].confirmed = true
 		}
 		m.disconnect(s, i)
 	case MoveCursor:
