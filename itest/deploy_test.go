@@ -21,9 +21,11 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 	"github.com/stretchr/testify/require"
 
+	"github.com/zfleet/zfleet/natsserver/natstest"
 	"github.com/zfleet/zfleet/protocol"
 )
 
@@ -43,7 +45,7 @@ func newDeployment(t *testing.T) *deployment {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "nats"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 	}
 	certificate, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	require.NoError(t, err)
@@ -68,8 +70,16 @@ var (
 	listening   = regexp.MustCompile(`0\.0\.0\.0:\d+`)
 )
 
-// start runs the configuration, with the given replacements.
+// start runs the configuration, with the given replacements, and waits until it takes clients.
 func (d *deployment) start(file string, replacements ...string) *server.Server {
+	d.t.Helper()
+	running := d.launch(file, replacements...)
+	require.True(d.t, running.ReadyForConnections(time.Minute), "%s is not ready", file)
+	return running
+}
+
+// launch is start without the wait.
+func (d *deployment) launch(file string, replacements ...string) *server.Server {
 	d.t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "deploy", "nats", file))
 	require.NoError(d.t, err)
@@ -100,7 +110,6 @@ func (d *deployment) start(file string, replacements ...string) *server.Server {
 		running.Shutdown()
 		running.WaitForShutdown()
 	})
-	require.True(d.t, running.ReadyForConnections(time.Minute), "%s is not ready", file)
 	return running
 }
 
@@ -136,4 +145,52 @@ func TestTheConfigurationsOfNATSCarryAFleet(t *testing.T) {
 
 	_, _, err = protocol.Connect(t.Context(), protocol.ConnectOptions{URL: address(hub), CA: ca})
 	require.ErrorContains(t, err, "Authorization Violation")
+}
+
+func TestTheConfigurationsOfNATSMakeACluster(t *testing.T) {
+	t.Parallel()
+	d := newDeployment(t)
+	text, err := os.ReadFile(filepath.Join("..", "deploy", "nats", "cluster.conf"))
+	require.NoError(t, err)
+	cluster := strings.ReplaceAll(string(text), "/etc/nats/", d.dir+"/")
+	ports := natstest.FreePorts(t, 3)
+	for n, port := range ports {
+		cluster = strings.ReplaceAll(cluster, fmt.Sprintf("nats-%d.example:6222", n+1), fmt.Sprintf("127.0.0.1:%d", port))
+	}
+	var servers []*server.Server
+	var addresses []string
+	for n, port := range ports {
+		name := fmt.Sprintf("nats-%d", n+1)
+		d.write("cluster-"+name+".conf", strings.Replace(cluster, "0.0.0.0:6222", fmt.Sprintf("127.0.0.1:%d", port), 1))
+		servers = append(servers, d.launch("nats-server.conf", "server_name: nats-1", "server_name: "+name,
+			`# include "cluster.conf"`, fmt.Sprintf("include %q", "cluster-"+name+".conf"), "nats-server.conf-store", name+"-store"))
+	}
+	for _, running := range servers {
+		require.True(t, running.ReadyForConnections(time.Minute))
+		addresses = append(addresses, "tls://"+running.Addr().String())
+	}
+	conn, js, err := protocol.Connect(t.Context(), protocol.ConnectOptions{
+		URL: strings.Join(addresses, ","), CA: filepath.Join(d.dir, "ca.crt"),
+		NKey: d.seeds["UALPHA_REPLACE_WITH_THE_PUBLIC_KEY"], Wait: time.Minute,
+	})
+	require.NoError(t, err)
+	defer conn.Close()
+	require.Eventually(t, func() bool {
+		_, err = protocol.EnsureResources(t.Context(), js, protocol.ResourceOptions{Replicas: 3})
+		require.Equal(t, protocol.Transient, protocol.KindOf(err, protocol.Transient), "%v", err)
+		return err == nil
+	}, time.Minute, 100*time.Millisecond, "once all three know each other, they keep everything three times")
+	work, err := js.Stream(t.Context(), protocol.StreamWork)
+	require.NoError(t, err)
+	require.Equal(t, 3, work.CachedInfo().Config.Replicas)
+
+	for _, running := range servers {
+		if running.Name() == conn.ConnectedServerName() {
+			running.Shutdown()
+		}
+	}
+	require.Eventually(t, func() bool {
+		_, err := protocol.Publish(t.Context(), js, nats.NewMsg(protocol.DeadLetterSubject("test")), "")
+		return err == nil
+	}, time.Minute, 100*time.Millisecond, "the client finds another server, and the stream another leader")
 }

@@ -197,7 +197,7 @@ func gateway(name string, remotes ...*server.RemoteGatewayOpts) server.GatewayOp
 // are told all their ports for routes before the first one starts, since they would not form a JetStream otherwise.
 func startCluster(t testing.TB, name string, size int, change func(*server.Options)) []*Node {
 	t.Helper()
-	all := freePorts(t, 2*size)
+	all := FreePorts(t, 2*size)
 	ports, clientPorts := all[:size], all[size:]
 	var routes []*url.URL
 	for _, port := range ports {
@@ -216,8 +216,8 @@ func startCluster(t testing.TB, name string, size int, change func(*server.Optio
 	return nodes
 }
 
-// freePorts are ports of the loopback interface on which nothing listens now.
-func freePorts(t testing.TB, count int) []int {
+// FreePorts are ports of the loopback interface on which nothing listens now.
+func FreePorts(t testing.TB, count int) []int {
 	t.Helper()
 	var ports []int
 	var listeners []net.Listener
