@@ -206,11 +206,11 @@ func (l *lease) write(ctx context.Context, last *uint64) error {
 func (l *lease) read(ctx context.Context) (held protocol.Lease, revision uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, l.ttl/5)
 	defer cancel()
-	entry, err := l.resources.Leader.Get(ctx, protocol.LeaderKey)
+	data, revision, err := protocol.GetKey(ctx, l.resources.JetStream, protocol.BucketLeader, protocol.LeaderKey)
 	if err != nil {
-		return held, 0, fmt.Errorf("read the lease: %w", err)
+		return held, revision, fmt.Errorf("read the lease: %w", err)
 	}
-	return held, entry.Revision(), protocol.DecodeValue(entry.Value(), &held)
+	return held, revision, protocol.DecodeValue(data, &held)
 }
 
 // keep renews the lease until ctx ends (nil), or until it is over: because it is another coordinator's, or because it could

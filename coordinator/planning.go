@@ -79,13 +79,18 @@ func (r *runner) planTasks(ctx context.Context) ([]protocol.Task, error) {
 }
 
 func (r *runner) loadSpec(ctx context.Context) (protocol.Job, error) {
+	// The request came by a watch, which does not tell whether it was sent by somebody who may.
+	var sent protocol.PlanRequest
+	if _, err := r.store.load(ctx, protocol.PlanRequestKey(r.request.Plan), &sent); err != nil {
+		return protocol.Job{}, err
+	}
 	if r.request.Spec != nil {
 		if !r.request.DryRun {
 			return protocol.Job{}, protocol.Usagef("plan %s: only a dry run can bring its own job", r.request.Plan)
 		}
 		return *r.request.Spec, r.request.Spec.Validate()
 	}
-	jobs := store{bucket: r.resources.Jobs, revisions: map[string]uint64{}}
+	jobs := store{js: r.resources.JetStream, bucket: r.resources.Jobs, revisions: map[string]uint64{}}
 	var spec protocol.Job
 	found, err := jobs.load(ctx, protocol.JobKey(r.request.Job), &spec)
 	if err != nil {

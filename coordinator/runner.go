@@ -79,7 +79,7 @@ func newRunner(c *Coordinator, attendance *attendance, request protocol.PlanRequ
 		failPoint:   c.config.FailPoint,
 		resources:   c.config.Resources,
 		asker:       asker{c.config.Conn},
-		store:       store{bucket: c.config.Resources.Plans, revisions: map[string]uint64{}},
+		store:       store{js: c.config.Resources.JetStream, bucket: c.config.Resources.Plans, revisions: map[string]uint64{}},
 		logger:      c.config.Logger.With(slog.String("plan", string(request.Plan)), slog.String("job", request.Job)),
 		tracer:      c.tracer,
 		request:     request,
@@ -231,7 +231,7 @@ func (r *runner) makeTasks(ctx context.Context) (ended bool, err error) {
 	revisions := make([]uint64, len(tasks))
 	for i, t := range tasks {
 		group.Go(func() error {
-			one := store{bucket: r.store.bucket, revisions: map[string]uint64{}}
+			one := store{js: r.store.js, bucket: r.store.bucket, revisions: map[string]uint64{}}
 			key := protocol.TaskKey(t.Plan, t.Number)
 			// A predecessor may have died in the middle of storing its tasks; they were never acted on.
 			var old protocol.Task

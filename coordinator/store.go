@@ -21,6 +21,7 @@ var errDeposed = errors.New("another coordinator has written the plan's records:
 
 // store writes the records of one plan. It is used by one goroutine at a time, but for the tasks of distinct numbers.
 type store struct {
+	js        jetstream.JetStream
 	bucket    jetstream.KeyValue
 	revisions map[string]uint64
 }
@@ -107,8 +108,10 @@ func isWrongRevision(err error) bool {
 
 // load reads a record; found is false when there is none.
 func (s *store) load(ctx context.Context, key string, value any) (found bool, err error) {
-	entry, err := retry(ctx, "read "+key, func(ctx context.Context) (jetstream.KeyValueEntry, error) {
-		return s.bucket.Get(ctx, key)
+	var revision uint64
+	data, err := retry(ctx, "read "+key, func(ctx context.Context) (data []byte, err error) {
+		data, revision, err = protocol.GetKey(ctx, s.js, s.bucket.Bucket(), key)
+		return data, err
 	})
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return false, nil
@@ -116,9 +119,9 @@ func (s *store) load(ctx context.Context, key string, value any) (found bool, er
 	if err != nil {
 		return false, err
 	}
-	if err := protocol.DecodeValue(entry.Value(), value); err != nil {
+	if err := protocol.DecodeValue(data, value); err != nil {
 		return false, fmt.Errorf("read %s: %w", key, err)
 	}
-	s.revisions[key] = entry.Revision()
+	s.revisions[key] = revision
 	return true, nil
 }

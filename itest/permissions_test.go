@@ -494,3 +494,63 @@ func TestAHostIsAddedAndRevokedWhileTheServerRuns(t *testing.T) {
 	_, err = alice.Status(t.Context())
 	require.NoError(t, err)
 }
+
+// NATS answers requests wherever they say, also where who asks may not publish. A host that stores what it likes as a segment of a
+// stream, and has a direct get answer with it, so gets it to any subject. It is not taken for what it says there.
+func TestWhatAHostHasTheServerPassOnIsNotActedOn(t *testing.T) {
+	t.Parallel()
+	g := newGuarded(t, guardedFleet)
+	p := g.pair()
+	p.tree(1, 1)
+	p.startAll()
+	p.Submit(p.job("prod"))
+	p.MustRun("prod")
+	ctx := t.Context()
+	site := g.site("alpha")
+	conn, js := natstest.Connect(t, site.Server, site.Options...)
+	own := "$O." + protocol.BucketStreams + ".C.forged"
+	pass := func(subject string, header nats.Header, data []byte) {
+		t.Helper()
+		_, err := js.PublishMsg(ctx, &nats.Msg{Subject: own, Header: header, Data: data})
+		require.NoError(t, err)
+		require.NoError(t, conn.PublishRequest("$JS.API.DIRECT.GET."+protocol.StreamsStream+"."+own, subject, nil))
+		require.NoError(t, conn.Flush())
+	}
+	value := func(v any) []byte {
+		t.Helper()
+		data, err := protocol.EncodeValue(v)
+		require.NoError(t, err)
+		return data
+	}
+
+	evil := testfleet.Job("evil", "bravo", protocol.Filter{"backup<": true}, protocol.JobTarget{Host: "alpha", Root: "tank"})
+	id := protocol.NewPlanID(time.Now(), "forged")
+	pass("$KV."+protocol.BucketJobs+"."+protocol.JobKey("evil"), nil, value(evil))
+	pass("$KV."+protocol.BucketPlans+"."+protocol.PlanRequestKey(id), nil, value(protocol.PlanRequest{Plan: id, Job: "evil", At: time.Now()}))
+	detail := p.Wait(id)
+	require.Equal(t, protocol.PlanFailed, detail.Plan.State)
+	require.ErrorContains(t, detail.Plan.Failure, "passed on from the stream "+protocol.StreamsStream)
+	asked, err := p.Client.Run(ctx, "evil") // by an operator, who does not know whose job it is
+	require.NoError(t, err)
+	detail = p.Wait(asked)
+	require.Equal(t, protocol.PlanFailed, detail.Plan.State)
+	require.ErrorContains(t, detail.Plan.Failure, "passed on from the stream "+protocol.StreamsStream)
+
+	item, err := protocol.NewMessage(ctx, protocol.WorkSubject("bravo", protocol.RoleSend), protocol.WorkItem{
+		Ref: protocol.StepRef{Plan: id, Attempt: 1}, Role: protocol.RoleSend, Job: "evil", JobID: "evil.alpha", Source: "bravo", Target: "alpha",
+	})
+	require.NoError(t, err)
+	pass(item.Subject, item.Header, item.Data)
+	require.Eventually(t, func() bool {
+		letters, err := p.Client.DeadLetters(ctx, fleet.DeadLetterQuery{Reporter: "bravo"})
+		return err == nil && len(letters) == 1 && strings.Contains(letters[0].Letter.Reason, "taken from the stream "+protocol.StreamsStream)
+	}, testfleet.Timeout, 50*time.Millisecond)
+
+	pass("$KV."+protocol.BucketLeader+"."+protocol.LeaderKey, nil, value(protocol.Lease{Holder: "evil", Host: "alpha", Since: time.Now()}))
+	require.Eventually(t, func() bool { // once whose lease was overwritten cannot lead any more
+		leader, err := p.Client.Leader(ctx)
+		return err == nil && leader != nil && leader.Holder != "evil"
+	}, testfleet.Timeout, 50*time.Millisecond)
+	p.snapshots([]string{"tank/data"}, 2, 2)
+	p.MustRun("prod")
+}

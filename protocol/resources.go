@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -449,6 +450,50 @@ func PutTTL(
 		return 0, NATSError(doing, explainDenied(js.Conn(), target, err))
 	}
 	return revision, nil
+}
+
+// GetKey is the value of the key in the bucket, and its revision. The error is jetstream.ErrKeyNotFound where there is none, and
+// permanent, beside the revision, where the value was not written by somebody who may write it, but passed on there by a direct get
+// (see ReadMessage): the client's own methods do not tell.
+func GetKey(ctx context.Context, js jetstream.JetStream, bucket, key string) (value []byte, revision uint64, err error) {
+	doing := fmt.Sprintf("reading %s in the bucket %s", key, bucket)
+	prefix := "$JS.API."
+	if domain := js.Options().Domain; domain != "" {
+		prefix = "$JS." + domain + ".API."
+	}
+	subject := prefix + "DIRECT.GET.KV_" + bucket + ".$KV." + bucket + "." + key
+	reply, err := js.Conn().RequestMsgWithContext(ctx, nats.NewMsg(subject))
+	if err != nil {
+		return nil, 0, NATSError(doing, explainDenied(js.Conn(), subject, err))
+	}
+	header := reply.Header
+	switch status := header.Get("Status"); {
+	case status == "404", header.Get("KV-Operation") != "", header.Get("Nats-Marker-Reason") != "":
+		return nil, 0, jetstream.ErrKeyNotFound
+	case status != "":
+		return nil, 0, Failf(Transient, "%s: NATS says %s %s", doing, status, header.Get("Description"))
+	case len(header[headerOfDirectGet]) > 1:
+		return nil, sequenceOf(header), Failf(Permanent, "%s: the value was not written there, but passed on from the stream %s: find out who did that, and"+
+			" remove it with: nats kv del %s %s", doing, PassedOn(header), bucket, key)
+	}
+	revision = sequenceOf(header)
+	if revision == 0 {
+		return nil, 0, Failf(Transient, "%s: NATS does not tell its revision", doing)
+	}
+	return reply.Data, revision, nil
+}
+
+// sequenceOf is the sequence that a direct get tells, which it puts behind any that was there; 0 where it tells none.
+func sequenceOf(header nats.Header) uint64 {
+	told := header["Nats-Sequence"]
+	if len(told) == 0 {
+		return 0
+	}
+	sequence, err := strconv.ParseUint(told[len(told)-1], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return sequence
 }
 
 func wrongRevision(err error) bool {
