@@ -340,7 +340,8 @@ func (g *guarded) forbidden() map[string][]attempt {
 		var attempts []attempt
 		for _, key := range keys {
 			attempts = append(attempts, subscribing("hear another's answers", protocol.InboxPrefix(key)+".>", protocol.InboxPrefix(key)+".x")...)
-			attempts = append(attempts, publishing("answer in another's place", protocol.InboxPrefix(key)+".x")...)
+			attempts = append(attempts, publishing("answer in another's place", protocol.InboxPrefix(key)+".x",
+				protocol.InboxPrefix(key)+".x.y", protocol.InboxPrefix(key)+".host.bravo.x")...)
 		}
 		return attempts
 	}
@@ -553,4 +554,25 @@ func TestWhatAHostHasTheServerPassOnIsNotActedOn(t *testing.T) {
 	}, testfleet.Timeout, 50*time.Millisecond)
 	p.snapshots([]string{"tank/data"}, 2, 2)
 	p.MustRun("prod")
+}
+
+// Permission to respond would be given by the request, and anybody could send one to himself.
+func TestAUserIsNotLetAnswerAtAnySubject(t *testing.T) {
+	t.Parallel()
+	g := newGuarded(t, guardedFleet)
+	f := testfleet.NewAt(t, g.site("first"))
+	site := g.site("alpha")
+	conn, _ := natstest.Connect(t, site.Server, site.Options...)
+	own := protocol.StreamSubject("alpha", "own")
+	heard, err := conn.SubscribeSync(own)
+	require.NoError(t, err)
+	require.NoError(t, conn.PublishRequest(own, "zfleet.work.bravo.send", []byte("from itself")))
+	message, err := heard.NextMsg(testfleet.Timeout)
+	require.NoError(t, err)
+	require.NoError(t, message.Respond([]byte("forged")))
+	require.NoError(t, conn.Flush())
+	info, err := f.Resources.Work.Info(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, info.State.LastSeq)
+	require.ErrorContains(t, conn.LastError(), "zfleet.work.bravo.send")
 }

@@ -59,7 +59,7 @@ func Ask[P Page](
 	if err := host.Validate(); err != nil {
 		return err
 	}
-	inbox := conn.NewInbox()
+	inbox := AnswerSubject(conn, host)
 	replies, err := conn.SubscribeSync(inbox)
 	if err != nil {
 		return Failf(Transient, "ask host %s: %w", host, err)

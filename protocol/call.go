@@ -48,7 +48,7 @@ func PlaceCall(ctx context.Context, conn *nats.Conn, subject string, call Call) 
 	if err != nil {
 		return err
 	}
-	reply, err := conn.RequestMsgWithContext(ctx, message)
+	reply, err := RequestStream(ctx, conn, message)
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
 		return Failf(Transient, "calling the receiver through NATS: it does not listen any more")

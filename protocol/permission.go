@@ -4,6 +4,7 @@ package protocol
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,39 @@ func ownInbox(options *nats.Options) error {
 		options.InboxPrefix = InboxPrefix(user)
 	}
 	return nil
+}
+
+// AnswerSubject is a new subject at which the connection may hear one host's answer: "<inbox prefix>.host.<host>.<random>". So
+// permissions can let each host answer whoever asks it, at "_INBOX.*.host.<host>.*", and in nobody else's place. (Permission to
+// respond to any request would let a host that sends itself one publish anywhere.)
+func AnswerSubject(conn *nats.Conn, host Host) string {
+	prefix := conn.Opts.InboxPrefix
+	if prefix == "" {
+		prefix = "_INBOX"
+	}
+	return prefix + ".host." + EscapeToken(string(host)) + "." + rand.Text()
+}
+
+// RequestStream sends a request to the subject of a stream (StreamSubject) and waits for the answer of the host that listens there.
+// The error is nats.ErrNoResponders where nobody does.
+func RequestStream(ctx context.Context, conn *nats.Conn, message *nats.Msg) (*nats.Msg, error) {
+	message.Reply = conn.NewInbox()
+	if tokens := strings.Split(message.Subject, "."); len(tokens) == 4 && tokens[0] == "zfleet" && tokens[1] == "stream" {
+		message.Reply = AnswerSubject(conn, Host(tokens[2]))
+	}
+	answers, err := conn.SubscribeSync(message.Reply)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = answers.Unsubscribe() }() // it fails only where the connection is closed
+	if err := conn.PublishMsg(message); err != nil {
+		return nil, err
+	}
+	answer, err := answers.NextMsgWithContext(ctx)
+	if err == nil && len(answer.Data) == 0 && answer.Header.Get("Status") == "503" {
+		err = nats.ErrNoResponders
+	}
+	return answer, err
 }
 
 // subjectOfJWT is the public key of the user that a JWT is for, empty where it cannot be read: the server checks it, not the

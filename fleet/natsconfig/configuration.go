@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // fleetAccount and systemAccount are the NATS accounts.
@@ -16,9 +15,6 @@ const (
 	fleetAccount  = "FLEET"
 	systemAccount = "SYS"
 )
-
-// respondFor bounds how long after a request its answers may come: a host lists its pools before it answers.
-const respondFor = 30 * time.Minute
 
 // page is a configuration that is being written.
 type page struct {
@@ -98,9 +94,6 @@ func (p *page) user(account account) {
 		p.block("permissions", func() {
 			p.block("publish", func() { p.list("allow", account.permissions.Publish) })
 			p.block("subscribe", func() { p.list("allow", account.permissions.Subscribe) })
-			if account.permissions.Respond {
-				p.line("allow_responses { max: -1, expires: %q }", respondFor)
-			}
 		})
 	})
 }

@@ -15,8 +15,6 @@ type Permissions struct {
 	// Delivered are the subjects of messages that consumers deliver to the user's inboxes. They need no permission but for a leaf
 	// node, which lets through only what its user may hear.
 	Delivered []string
-	// Respond lets the user answer each request that it is sent, wherever the request says, for a time.
-	Respond bool
 }
 
 // user is who the permissions are for.
@@ -142,6 +140,7 @@ func WorkerPermissions(host protocol.Host, key, domain string, behindLeaf bool) 
 	}
 	jobs := bucketStream(protocol.BucketJobs)
 	publish = append(publish, "zfleet.event."+string(host)+".>", protocol.DeadLetterSubject(string(host)))
+	publish = append(publish, "_INBOX.*.host."+string(host)+".*") // answers to who asks it
 	publish = append(publish, u.keys(protocol.BucketHosts, string(host)+".*")...)
 	publish = append(publish, "zfleet.stream.*.*") // to whom it streams
 	publish = append(publish, u.api(               // changed limits of jobs, and cancelled plans
@@ -159,7 +158,7 @@ func WorkerPermissions(host protocol.Host, key, domain string, behindLeaf bool) 
 		subscribe = append(subscribe, "$SRV."+verb, "$SRV."+verb+".zfleet-worker", "$SRV."+verb+".zfleet-worker.*")
 	}
 	return Permissions{
-		Publish: publish, Subscribe: subscribe, Respond: true,
+		Publish: publish, Subscribe: subscribe,
 		Delivered: []string{"zfleet.work." + string(host) + ".*", "$KV." + protocol.BucketJobs + ".>"},
 	}
 }
@@ -212,11 +211,7 @@ func together(all ...Permissions) Permissions {
 	for _, one := range all {
 		sum.Publish = append(sum.Publish, one.Publish...)
 		sum.Subscribe = append(append(sum.Subscribe, one.Subscribe...), one.Delivered...)
-		sum.Respond = sum.Respond || one.Respond
 	}
-	// A server tells a leaf node only of subscriptions to what it may publish, and the leaf node passes on nothing else: permission to
-	// respond is of no use without one for the inboxes of all who may ask.
-	sum.Publish = append(sum.Publish, "_INBOX.>")
 	sum.Publish, sum.Subscribe = unique(sum.Publish), unique(sum.Subscribe)
 	return sum
 }

@@ -94,7 +94,7 @@ func (o *Outgoing) ask(ctx context.Context, call protocol.Call) error {
 			return err
 		}
 		asking, cancel := context.WithTimeout(ctx, o.stream.store.patience(try, stall))
-		answer, err := o.stream.store.conn.RequestMsgWithContext(asking, message)
+		answer, err := protocol.RequestStream(asking, o.stream.store.conn, message)
 		cancel()
 		if err == nil {
 			var said protocol.CallAnswer
