@@ -1,6 +1,8 @@
 package itest_test
 
 import (
+	"fmt"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -8,4 +10,13 @@ import (
 	"github.com/zfleet/zfleet/natsserver/natstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.ClientLeak()) }
+func TestMain(m *testing.M) {
+	if config := os.Getenv(serverVariable); config != "" {
+		if err := beServer(config); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m, natstest.ClientLeak())
+}
