@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 	"github.com/stretchr/testify/require"
 
@@ -183,14 +182,4 @@ func TestTheConfigurationsOfNATSMakeACluster(t *testing.T) {
 	work, err := js.Stream(t.Context(), protocol.StreamWork)
 	require.NoError(t, err)
 	require.Equal(t, 3, work.CachedInfo().Config.Replicas)
-
-	for _, running := range servers {
-		if running.Name() == conn.ConnectedServerName() {
-			running.Shutdown()
-		}
-	}
-	require.Eventually(t, func() bool {
-		_, err := protocol.Publish(t.Context(), js, nats.NewMsg(protocol.DeadLetterSubject("test")), "")
-		return err == nil
-	}, time.Minute, 100*time.Millisecond, "the client finds another server, and the stream another leader")
 }

@@ -57,7 +57,7 @@ func (s *serverProcess) start() {
 	s.t.Helper()
 	program, err := os.Executable()
 	require.NoError(s.t, err)
-	command := exec.Command(program) //nolint:noctx // it ends with its input, or is killed
+	command := exec.Command(program)
 	command.Env = append(os.Environ(), serverVariable+"="+s.config)
 	command.Stderr = os.Stderr
 	s.input, err = command.StdinPipe()
