@@ -21,7 +21,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/zfleet/zfleet/natsserver/natstest"
@@ -182,4 +184,16 @@ func TestTheConfigurationsOfNATSMakeACluster(t *testing.T) {
 	work, err := js.Stream(t.Context(), protocol.StreamWork)
 	require.NoError(t, err)
 	require.Equal(t, 3, work.CachedInfo().Config.Replicas)
+	natstest.AwaitReplicas(t, js)
+
+	lost := conn.ConnectedServerName() // once: it is another one's as soon as the client is there
+	for _, running := range servers {
+		if running.Name() == lost {
+			running.Shutdown()
+		}
+	}
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		_, err := protocol.Publish(t.Context(), js, nats.NewMsg(protocol.DeadLetterSubject("test")), "")
+		assert.NoError(c, err)
+	}, time.Minute, 100*time.Millisecond, "the client finds another server, and the stream another leader")
 }
