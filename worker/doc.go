@@ -7,9 +7,9 @@
 // (local.go). Package abstractions puts the holds and bookmarks on disk that protect the step. What happens is told in
 // events (events.go), which the coordinator turns into the next items.
 //
-// Everything can happen twice. An item that is delivered again finds its effect on the pool and confirms it; of several
-// tries of one step in a process only the newest runs (active.go); and an item that comes late, after a newer try, is
-// dropped.
+// Everything can happen twice, and several workers may serve a host. Each step works under locks that the host's workers share,
+// with a fencing token (claimlock.go): of several claims on a filesystem one runs at a time, and what comes late is dropped. An item
+// that is delivered again after its worker's death finds on the pool how far things are.
 //
 // A worker does nothing that its policy does not allow, whoever published the item.
 package worker
