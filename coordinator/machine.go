@@ -20,6 +20,9 @@ type machine struct {
 	tasks []*task
 	// late are the targets that the last group with them had to go without: nobody waits for them until they are quick again.
 	late map[int]bool
+	// stale are claims, not known to have ended, on tries that were over before: of workers that died and have others in their
+	// places.
+	stale map[staleClaim]bool
 	// hosts is which hosts are there, as far as it is known.
 	hosts hosts
 	// yielding says that another run of the job waits for this one to end.
@@ -78,6 +81,8 @@ type (
 	}
 	// lookAgain inventories the filesystems of tasks of one target on both sides, and plans them anew.
 	lookAgain struct{ tasks []*task }
+	// dismiss stops a try that a worker has claimed though it is over.
+	dismiss struct{ ref protocol.StepRef }
 	// recordCursor stores the view of the cursor.
 	recordCursor struct{ cursor protocol.Cursor }
 	// finishStep ends the step's span.
@@ -100,7 +105,7 @@ const (
 
 // newMachine makes a machine from a plan and its tasks, in order of their numbers.
 func newMachine(p protocol.Plan, tasks []protocol.Task, now time.Time, jitter func() float64) *machine {
-	m := &machine{plan: p, late: map[int]bool{}, latest: now, jitter: jitter}
+	m := &machine{plan: p, late: map[int]bool{}, stale: map[staleClaim]bool{}, latest: now, jitter: jitter}
 	byName := map[string]*task{}
 	key := func(target int, filesystem string) string { return fmt.Sprintf("%d %s", target, filesystem) }
 	for _, record := range tasks {
@@ -177,6 +182,10 @@ func (t *task) step() protocol.Step {
 func (m *machine) advance(now time.Time) []action {
 	m.follow(now)
 	var actions []action
+	for claimed := range m.stale {
+		actions = append(actions, dismiss{claimed.ref})
+	}
+	clear(m.stale)
 	for _, t := range m.tasks {
 		actions = append(actions, m.attend(t, now)...)
 		actions = append(actions, m.expire(t, now)...)
@@ -391,7 +400,16 @@ func (m *machine) apply(e protocol.Event, now time.Time) []action {
 		return nil
 	}
 	t := m.tasks[e.Ref.Task]
-	if !t.underWay() || e.Ref != t.ref() || e.Host != m.hostOf(t, e.Role) || t.superseded(e) {
+	if e.Host != m.hostOf(t, e.Role) {
+		return nil
+	}
+	if !t.underWay() || e.Ref != t.ref() {
+		if e.Ref.Attempt < t.Attempt || e.Ref.Attempt == t.Attempt && !t.underWay() {
+			m.noteStale(e)
+		}
+		return nil
+	}
+	if t.superseded(e) {
 		return nil
 	}
 	t.seen = now
@@ -407,6 +425,25 @@ func (m *machine) apply(e protocol.Event, now time.Time) []action {
 	case protocol.EventConnected, protocol.EventProgress, protocol.EventReceived, protocol.EventDropped:
 	}
 	return nil
+}
+
+// staleClaim is a claim on a try that is over.
+type staleClaim struct {
+	role protocol.Role
+	ref  protocol.StepRef
+}
+
+// noteStale takes an event of a try that is over. A worker that has just claimed it does not know that, where the worker before it
+// died with the claim: it would wait for its peer, in a place that the newer try needs.
+func (m *machine) noteStale(e protocol.Event) {
+	claimed := staleClaim{e.Role, e.Ref}
+	switch e.Kind {
+	case protocol.EventClaimed:
+		m.stale[claimed] = true
+	case protocol.EventReceived, protocol.EventDone, protocol.EventFailed, protocol.EventDropped:
+		delete(m.stale, claimed)
+	case protocol.EventOffered, protocol.EventConnected, protocol.EventProgress:
+	}
 }
 
 // superseded notes which claim speaks, and tells whether a newer one on the same try has been heard of. One that drops the item,

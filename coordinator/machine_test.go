@@ -280,6 +280,43 @@ func TestAClaimThatDropsItsItemSupersedesNothing(t *testing.T) {
 	require.Equal(t, protocol.TaskDone, task.State, "what the first has done counts")
 }
 
+func TestAClaimOnATryThatIsOverIsDismissed(t *testing.T) {
+	t.Parallel()
+	m := testMachine(protocol.TransportTCP, 1, "tank")
+	task := m.tasks[0]
+	m.advance(start)
+	first := task.ref()
+	m.apply(m.event(task, protocol.EventFailed), start)
+	claim := protocol.Event{Ref: first, Kind: protocol.EventClaimed, Role: protocol.RoleRecv, Host: "bravo", At: start}
+	dismissed := func(events ...protocol.Event) []action {
+		for _, e := range events {
+			require.Empty(t, m.apply(e, start))
+		}
+		var found []action
+		for _, a := range m.advance(start) {
+			if d, ok := a.(dismiss); ok {
+				found = append(found, d)
+			}
+		}
+		return found
+	}
+	require.Equal(t, []action{dismiss{first}}, dismissed(claim), "while the next try waits")
+	require.Empty(t, dismissed(), "once is enough")
+	ended := claim
+	ended.Kind = protocol.EventDropped
+	require.Empty(t, dismissed(claim, ended), "it is over by itself")
+
+	task.State = protocol.TaskReady
+	m.advance(start)
+	require.Equal(t, 2, task.Attempt)
+	require.Equal(t, []action{dismiss{first}}, dismissed(claim), "while the next try is under way")
+	later := claim
+	later.Ref.Attempt = 3
+	stranger := claim
+	stranger.Host = "mallory"
+	require.Empty(t, dismissed(later, stranger), "others are not listened to")
+}
+
 func TestASecondOfferEndsTheTry(t *testing.T) {
 	t.Parallel()
 	m := testMachine(protocol.TransportTCP, 1, "tank")

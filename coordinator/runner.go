@@ -351,6 +351,8 @@ func (r *runner) carryOut(ctx context.Context, actions []action) error {
 			})
 		case lookAgain:
 			r.startLook(ctx, a.tasks)
+		case dismiss:
+			r.notify(ctx, protocol.CancelNotice{Plan: r.plan.ID, Try: &a.ref})
 		case recordCursor:
 			err = r.act(ctx, pointCursorRecord, func() error { return r.recordCursor(ctx, a.cursor) })
 		case finishStep:

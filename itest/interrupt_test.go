@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/zfleet/zfleet/fleet"
@@ -175,6 +177,30 @@ func TestServerRestartedLeavesTheTransferAlone(t *testing.T) {
 		i.requireReplicated(i.Wait(i.plan))
 		require.Zero(i.t, i.streamedAgain(), "the transfer in flight goes on undisturbed")
 	})
+}
+
+// TestItemOfAnEndedTryTakesNoPlace has a worker that has just been started claim a try that is over, which the worker before it
+// had claimed when it was killed. It must not wait for a sender in the only slot that there is.
+func TestItemOfAnEndedTryTakesNoPlace(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	items, err := p.Conn.SubscribeSync(protocol.WorkSubject("bravo", protocol.RoleRecv))
+	require.NoError(t, err)
+	p.hostB.Slots.Recv = 1
+	i := p.interruptTransfer(protocol.TransportTCP)
+	first, err := items.NextMsg(testfleet.Timeout)
+	require.NoError(t, err)
+	i.receiver.Kill()
+	i.fault.Release()
+	require.Eventually(t, func() bool {
+		detail, err := p.Client.Plan(t.Context(), i.plan)
+		return err == nil && detail.Tasks[0].State != protocol.TaskSending
+	}, testfleet.Timeout, 10*time.Millisecond, "the try has failed")
+	first.Header.Del(jetstream.MsgIDHeader)
+	_, err = p.Resources.JetStream.PublishMsg(t.Context(), &nats.Msg{Subject: first.Subject, Header: first.Header, Data: first.Data})
+	require.NoError(t, err, "its item comes again")
+	p.StartWorker(p.hostB)
+	i.requireResumed()
 }
 
 func TestEverythingKilledAtOnce(t *testing.T) {
