@@ -149,7 +149,7 @@ func streamedBytes(fake *zfsfake.Fake, match func([]string) bool) uint64 {
 // TestRealKillRounds kills the program's processes with SIGKILL. What zfs send writes is counted between it and the worker that
 // sends, by sentBytes; what has arrived is what the target's pool has allocated.
 func TestRealKillRounds(t *testing.T) {
-	const first, later = 2 << 20, 512 << 10
+	const first, later = 2 << 20, 384 << 10
 	counter, network := newSentBytes(t), loopback()
 	network.alpha.through = counter.through
 	f := newRealFleetIn(t, network)
@@ -277,8 +277,8 @@ func (s *sentBytes) total() uint64 {
 		require.NoError(s.t, err)
 		return strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
 	}
-	require.Eventually(s.t, func() bool { return len(lines("counted")) == len(lines("begun")) }, testfleet.Timeout, 20*time.Millisecond,
-		"every stream is counted when it has ended")
+	require.Eventually(s.t, func() bool { return len(lines("counted")) == len(lines("begun")) }, testfleet.Timeout,
+		20*time.Millisecond, "every stream is counted when it has ended")
 	var sum uint64
 	for _, line := range lines("counted") {
 		bytes, err := strconv.ParseUint(line, 10, 64)

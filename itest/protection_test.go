@@ -53,9 +53,16 @@ func newFakeStand(t *testing.T) *stand {
 
 func newRealStand(t *testing.T) *stand {
 	t.Helper()
+	s := newIdleRealStand(t)
+	s.StartCoordinator()
+	return s
+}
+
+func newIdleRealStand(t *testing.T) *stand {
+	t.Helper()
 	zfstest.RequireReal(t)
 	source, target := zfstest.NewPool(t), zfstest.NewPool(t)
-	s := newStand(t, zfs.NewExecRunner(), zfs.NewExecRunner())
+	s := newIdleStand(t, zfs.NewExecRunner(), zfs.NewExecRunner())
 	s.sourcePool, s.targetPool = source, target
 	s.write = func(filesystem string, generation uint64, bytes int) {
 		writeNoise(t, filepath.Join(zfstest.Mountpoint(t, source), strings.TrimPrefix(filesystem, source), "data"), generation, bytes)
@@ -79,12 +86,18 @@ func writeNoise(t *testing.T, path string, generation uint64, bytes int) {
 
 func newStand(t *testing.T, source, target zfs.Runner) *stand {
 	t.Helper()
-	s := &stand{
+	s := newIdleStand(t, source, target)
+	s.StartCoordinator()
+	return s
+}
+
+// newIdleStand makes a stand on which no coordinator runs yet.
+func newIdleStand(t *testing.T, source, target zfs.Runner) *stand {
+	t.Helper()
+	return &stand{
 		Fleet: testfleet.New(t), t: t, source: zfs.New(source), target: zfs.New(target),
 		stopSource: testfleet.NewStopper(source), stopTarget: testfleet.NewStopper(target),
 	}
-	s.StartCoordinator()
-	return s
 }
 
 func (s *stand) startWorkers() {

@@ -28,7 +28,7 @@ func newMortal(inner zfs.Runner) *mortal {
 func (m *mortal) Run(ctx context.Context, command zfs.Command) (zfs.Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stop := context.AfterFunc(m.life, func() { cancel(errKilled) })
+	stop := context.AfterFunc(m.life, func() { cancel(errKilled) }) //nolint:contextcheck // it is the process's
 	defer stop()
 	if m.life.Err() != nil {
 		cancel(errKilled) // at once; the inner Runner closes the command's files and begins nothing

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -62,6 +63,8 @@ type Fleet struct {
 	Logger *slog.Logger
 	// TracerProvider is given to all processes started from now on; at first it traces nothing.
 	TracerProvider trace.TracerProvider
+	// KeepPlans is how many ended plans of each job the coordinators keep that are started from now on; 0 is their own default.
+	KeepPlans int
 }
 
 // New starts a NATS server with the fleet's resources, and nothing else.
@@ -196,7 +199,8 @@ func (p *Process) die() {
 	})
 }
 
-// failPoint is what the process does when it comes by a fail point; nil where it dies at none.
+// failPoint is what the process does when it comes by a fail point; nil where it dies at none. The goroutine that is killed there
+// does nothing more either, such as to go on as after a failure, and to tell a peer so.
 func (p *Process) failPoint(dies Dies) func(context.Context, string) {
 	if dies == nil {
 		return nil
@@ -204,6 +208,7 @@ func (p *Process) failPoint(dies Dies) func(context.Context, string) {
 	return func(_ context.Context, point string) {
 		if dies(point) {
 			p.die()
+			runtime.Goexit()
 		}
 	}
 }
@@ -228,7 +233,7 @@ func (f *Fleet) StartCoordinatorThat(dies Dies) *Process {
 	return f.start(site, name, nil, func(p *Process, resources *protocol.Resources) (runner, error) {
 		return coordinator.New(coordinator.Config{
 			Name: name, Host: "test", Conn: p.conn, Resources: resources, LeaseTTL: LeaseTTL, Logger: f.Logger,
-			CollectEvery: 200 * time.Millisecond, CollectGrace: time.Second,
+			CollectEvery: 200 * time.Millisecond, CollectGrace: time.Second, KeepPlans: f.KeepPlans,
 			TracerProvider: f.TracerProvider, FailPoint: p.failPoint(dies),
 		}), nil
 	})
