@@ -66,6 +66,7 @@ type watch struct {
 	meters    map[int]*meter    // by task
 	loaded    bool              // all values that were there at the beginning have come
 	changed   bool              // since the last snapshot
+	absences  int               // how many sources have given everything, and nothing of the plan
 
 	source     *watchSource // nil while it cannot be opened
 	reconnects uint64       // of the connection, when source was opened
@@ -113,7 +114,7 @@ func (w *watch) run(ctx context.Context, yield func(Snapshot, error) bool) error
 			show = w.changed && (w.loaded || w.trouble != nil)
 		}
 		if w.loaded {
-			if w.values.head == nil && w.values.request == nil {
+			if w.absent() {
 				return noSuchPlan(w.id)
 			}
 			if w.values.head != nil && w.values.head.State.Final() {
@@ -133,6 +134,24 @@ func (w *watch) run(ctx context.Context, yield func(Snapshot, error) bool) error
 				" watch it again with: zctl plans %s --wait", w.id, w.trouble, w.options.Patience, w.id)
 		}
 	}
+}
+
+// looks is how many sources must have had nothing of a plan before there is none.
+const looks = 3
+
+// absent tells whether there is no such plan, when the source has given everything. A server of a cluster that is back for a
+// moment, and answers, may not have all that the others have; so another source is opened, and asked again.
+func (w *watch) absent() bool {
+	if w.values.head != nil || w.values.request != nil {
+		return false
+	}
+	w.absences++
+	if len(w.revisions) > 0 || w.absences == looks {
+		return true // it was there, and was removed, or it was looked for often enough
+	}
+	w.close()
+	w.loaded = false
+	return false
 }
 
 func (w *watch) show(yield func(Snapshot, error) bool) bool {

@@ -155,6 +155,19 @@ func TestWatchingWhatIsNotThere(t *testing.T) {
 	}
 }
 
+func TestAPlanThatAServerDoesNotHaveYetIsLookedForAgain(t *testing.T) {
+	t.Parallel()
+	w := &watch{values: newPlanValues(watched), revisions: map[string]uint64{}}
+	for range looks - 1 {
+		w.loaded = true
+		require.False(t, w.absent())
+		require.False(t, w.loaded, "what the next source has is waited for")
+	}
+	require.True(t, w.absent())
+	removed := &watch{values: newPlanValues(watched), revisions: map[string]uint64{protocol.PlanKey(watched): 7}}
+	require.True(t, removed.absent(), "a marker says that it was there")
+}
+
 func TestWatchingEndsWhenThePlanIsRemoved(t *testing.T) {
 	t.Parallel()
 	s := newScripted(t)
