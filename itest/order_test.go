@@ -59,7 +59,9 @@ func sometimes(point string) bool { return point == "send.tidy" || point == "rec
 
 // leftOut are actions that the model leaves out: a placeholder above the filesystem holds nothing, and what a worker that is dead
 // gives back does not arrive.
-func leftOut(point string) bool { return point == "recv.placeholder" || strings.HasSuffix(point, ".nak") }
+func leftOut(point string) bool {
+	return point == "recv.placeholder" || strings.HasSuffix(point, ".nak")
+}
 
 func without(points []string, leaveOut func(string) bool) []string {
 	return slices.DeleteFunc(slices.Clone(points), leaveOut)
@@ -154,4 +156,3 @@ func TestTheModelNamesFailPointsOfWorkers(t *testing.T) {
 		}
 	}
 }
-
