@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,12 +29,36 @@ var (
 	first   = flag.Uint64("first", 1, "the first of them")
 	soak    = flag.Duration("soak", 0, "run seeds until so much time has passed, beginning at -first or, without it, anywhere")
 	lanes   = flag.Int("lanes", 4, "how many seeds run at once: most of a run is waiting")
+	pages   = flag.String("histories", "", "write pages that show histories without an explanation into this directory")
 	logs    = flag.Bool("logs", false, "put the logs of all processes into the timelines")
 )
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	goleak.VerifyTestMain(m, natstest.ClientLeak())
+	before := len(openFiles())
+	goleak.VerifyTestMain(m, natstest.ClientLeak(), goleak.Cleanup(func(status int) {
+		if left := openFiles(); len(left) > before {
+			_, _ = fmt.Fprintf(os.Stderr, "files are left open: %v\n", left)
+			status = 1
+		}
+		os.Exit(status)
+	}))
+}
+
+// openFiles are this process's sockets, its pipes, and the files of its tests that it has open.
+func openFiles() []string {
+	names, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		return nil
+	}
+	var found []string
+	for _, name := range names {
+		target, err := os.Readlink(name)
+		if err == nil && (strings.HasPrefix(target, "socket:") || strings.HasPrefix(target, "pipe:") || strings.Contains(target, "/TestFaults")) {
+			found = append(found, target)
+		}
+	}
+	return found
 }
 
 // maxClusters is how many lanes have a cluster.
@@ -216,7 +241,7 @@ func play(t *testing.T, schedule faults.Schedule, servers []faults.Server) fault
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), runLimit)
 	defer cancel()
-	outcome, err := faults.Run(ctx, schedule, faults.Options{Servers: servers, Dir: t.TempDir(), Verbose: *logs})
+	outcome, err := faults.Run(ctx, schedule, faults.Options{Servers: servers, Dir: t.TempDir(), Histories: *pages, Verbose: *logs})
 	if err != nil {
 		t.Errorf("seed %d: %v\n%s", schedule.Seed, err, outcome.Timeline)
 	}
@@ -226,8 +251,9 @@ func play(t *testing.T, schedule faults.Schedule, servers []faults.Server) fault
 func TestAScheduleDependsOnItsSeedAlone(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(200) {
-		require.Equal(t, faults.NewSchedule(seed), faults.NewSchedule(seed))
-		for _, job := range faults.NewSchedule(seed).Jobs {
+		schedule, again := faults.NewSchedule(seed), faults.NewSchedule(seed)
+		require.Equal(t, schedule, again)
+		for _, job := range schedule.Jobs {
 			require.NoError(t, job.Validate(), "seed %d", seed)
 		}
 	}

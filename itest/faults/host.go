@@ -66,15 +66,15 @@ func newHost(name protocol.Host, seed uint64, jobs []protocol.Job, claims string
 }
 
 // must runs a zfs command of the harness that cannot fail.
-func (h *host) must(args ...string) {
-	if err := h.operate(args...); err != nil {
+func (h *host) must(ctx context.Context, args ...string) {
+	if err := h.operate(ctx, args...); err != nil {
 		panic(fmt.Sprintf("zfs %s: %v", strings.Join(args, " "), err)) // a mistake in the harness
 	}
 }
 
 // operate runs a zfs command as an operator.
-func (h *host) operate(args ...string) error {
-	result, err := h.fake.Run(context.Background(), zfs.Command{Args: append([]string{"zfs"}, args...)})
+func (h *host) operate(ctx context.Context, args ...string) error {
+	result, err := h.fake.Run(ctx, zfs.Command{Args: append([]string{"zfs"}, args...)})
 	if err == nil && result.ExitCode != 0 {
 		err = fmt.Errorf("exit status %d: %s", result.ExitCode, bytes.TrimSpace(result.Stderr))
 	}
@@ -82,31 +82,31 @@ func (h *host) operate(args ...string) error {
 }
 
 // build makes what the jobs need on the host, with so many snapshots of each filesystem.
-func (h *host) build(jobs []protocol.Job, snapshots int) {
+func (h *host) build(ctx context.Context, jobs []protocol.Job, snapshots int) {
 	for _, job := range jobs {
 		if job.Source.Host == h.name {
 			for _, filesystem := range filesystemsOf(job) {
-				h.must("create", "-p", filesystem)
+				h.must(ctx, "create", "-p", filesystem)
 				for range snapshots {
-					h.takeSnapshot(filesystem, uint64(len(filesystem)))
+					h.takeSnapshot(ctx, filesystem, uint64(len(filesystem)))
 				}
 				// What is not ours, and must be there at the end.
-				h.must("snapshot", filesystem+"@other")
-				h.must("hold", "foreign", filesystem+"@other")
-				h.must("bookmark", filesystem+"@other", filesystem+"#foreign")
+				h.must(ctx, "snapshot", filesystem+"@other")
+				h.must(ctx, "hold", "foreign", filesystem+"@other")
+				h.must(ctx, "bookmark", filesystem+"@other", filesystem+"#foreign")
 			}
 		}
 		for _, target := range job.Targets {
 			if target.Host == h.name {
-				h.must("create", "-p", target.Root+"/"+sourcePool)
-				h.must("set", "zrepl:placeholder=on", target.Root+"/"+sourcePool)
+				h.must(ctx, "create", "-p", target.Root+"/"+sourcePool)
+				h.must(ctx, "set", "zrepl:placeholder=on", target.Root+"/"+sourcePool)
 			}
 		}
 	}
 }
 
 // takeSnapshot changes the filesystem and takes a snapshot of it.
-func (h *host) takeSnapshot(filesystem string, content uint64) {
+func (h *host) takeSnapshot(ctx context.Context, filesystem string, content uint64) {
 	h.mu.Lock()
 	h.taken++
 	number := h.taken
@@ -117,11 +117,11 @@ func (h *host) takeSnapshot(filesystem string, content uint64) {
 	}
 	name := fmt.Sprintf("s%03d", number)
 	h.observer.expect(place{h.name, filesystem}, zfsfake.SnapshotCreated, name)
-	h.must("snapshot", filesystem+"@"+name)
+	h.must(ctx, "snapshot", filesystem+"@"+name)
 }
 
 // prune destroys a snapshot that nothing holds, as an operator or a pruner would: never the newest.
-func (h *host) prune(filesystem string, number int) {
+func (h *host) prune(ctx context.Context, filesystem string, number int) {
 	versions, err := h.fake.Versions(filesystem)
 	if err != nil {
 		return // it has not been received yet
@@ -138,13 +138,13 @@ func (h *host) prune(filesystem string, number int) {
 	}
 	name := free[number%len(free)]
 	h.observer.expect(place{h.name, filesystem}, zfsfake.SnapshotDestroyed, name)
-	if err := h.operate("destroy", filesystem+"@"+name); err != nil {
+	if err := h.operate(ctx, "destroy", filesystem+"@"+name); err != nil {
 		h.timeline.add("operator", "could not destroy %s@%s on %s: %v", filesystem, name, h.name, err)
 	}
 }
 
 // foreignHold puts a hold of the operator's on a snapshot.
-func (h *host) foreignHold(filesystem string, number int) {
+func (h *host) foreignHold(ctx context.Context, filesystem string, number int) {
 	versions, err := h.fake.Versions(filesystem)
 	if err != nil {
 		return
@@ -156,7 +156,7 @@ func (h *host) foreignHold(filesystem string, number int) {
 	name := snapshots[number%len(snapshots)].Name
 	tag := fmt.Sprint("foreign-", number)
 	h.observer.expect(place{h.name, filesystem}, zfsfake.HoldPlaced, name+" "+tag)
-	if err := h.operate("hold", tag, filesystem+"@"+name); err != nil {
+	if err := h.operate(ctx, "hold", tag, filesystem+"@"+name); err != nil {
 		h.timeline.add("operator", "could not hold %s@%s on %s: %v", filesystem, name, h.name, err)
 	}
 }
@@ -268,8 +268,11 @@ func (h *host) run(ctx context.Context, p *process, command zfs.Command) (zfs.Re
 	if class != "list" && class != "get" && class != "holds" && class != "send -n" && class != "version" {
 		h.timeline.add(p.name, "%s", shown)
 	}
+	h.observer.count(class, command.Args)
 	end := h.count(ctx, p, class, command.Args)
+	moved := h.observer.moves(p.name, place{host: h.name}, command.Args)
 	result, err := h.fake.Run(ctx, command)
+	moved(result, err)
 	end()
 	if result.ExitCode != 0 || err != nil {
 		h.timeline.add(p.name, "%s: exit status %d, %v: %s", shown, result.ExitCode, err, firstLine(result.Stderr))

@@ -25,16 +25,16 @@ func (f *fleet) inject(ctx context.Context, fault Fault) {
 	case ChangeJob:
 		f.changeJob(ctx, fault)
 	case TakeSnapshot:
-		source.takeSnapshot(filesystem, uint64(fault.Number))
+		source.takeSnapshot(ctx, filesystem, uint64(fault.Number))
 	case PruneSource:
 		// Without guarantees, the operator has to leave the last common snapshot alone.
 		if job.Replication.Protection.Incremental != protocol.GuaranteeNothing {
-			source.prune(filesystem, fault.Number)
+			source.prune(ctx, filesystem, fault.Number)
 		}
 	case PruneTarget:
-		f.hosts[target.Host].prune(target.Filesystem(filesystem), fault.Number)
+		f.hosts[target.Host].prune(ctx, target.Filesystem(filesystem), fault.Number)
 	case ForeignHold:
-		source.foreignHold(filesystem, fault.Number)
+		source.foreignHold(ctx, filesystem, fault.Number)
 	case KillWorker:
 		f.replaceWorker(ctx, f.worker(fault), fault)
 	case KillLeader:
@@ -149,7 +149,7 @@ func (f *fleet) replaceWorker(ctx context.Context, p *process, fault Fault) {
 		if current != p {
 			continue
 		}
-		replacement, err := f.startWorker(p.host, number)
+		replacement, err := f.startWorker(p.host, number) //nolint:contextcheck // a process has a life of its own
 		if err != nil {
 			f.timeline.violate("%v", err)
 			return
@@ -167,7 +167,7 @@ func (f *fleet) replaceCoordinator(ctx context.Context, p *process, fault Fault)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.coordinators[fault.Process] == p {
-		f.coordinators[fault.Process] = f.startCoordinator(fault.Process)
+		f.coordinators[fault.Process] = f.startCoordinator(fault.Process) //nolint:contextcheck // as above
 		f.all = append(f.all, f.coordinators[fault.Process])
 	}
 }

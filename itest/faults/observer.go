@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/zfleet/zfleet/abstractions"
+	"github.com/zfleet/zfleet/itest/history"
 	"github.com/zfleet/zfleet/protocol"
 	"github.com/zfleet/zfleet/zfs/zfsfake"
 )
@@ -28,8 +29,14 @@ type observer struct {
 	quiet bool
 	// running are the sends and receives under way, by what they work on.
 	running map[string][]string
+	// streams counts the sends, resumed those that went on with a partial state, and abandoned the partial states given up.
+	streams, resumed, abandoned int
 	// guids are all versions that were ever taken on a source.
 	guids map[uint64]string
+	// txgs are the createtxgs of all versions that there ever were on a source, by guid.
+	txgs map[place]map[uint64]uint64
+	// cursors is what the fleet's processes did to them.
+	cursors *history.Cursor
 }
 
 // place is a filesystem of a host.
@@ -80,6 +87,7 @@ func newObserver(timeline *timeline, jobs []protocol.Job) *observer {
 	o := &observer{
 		timeline: timeline, datasets: map[place]*shadow{}, byPlace: map[place][]*pair{},
 		expected: map[expectation]int{}, running: map[string][]string{}, guids: map[uint64]string{},
+		txgs: map[place]map[uint64]uint64{}, cursors: history.NewCursor(),
 	}
 	for _, job := range jobs {
 		for _, filesystem := range filesystemsOf(job) {
@@ -226,6 +234,10 @@ func (o *observer) note(at place, change zfsfake.Change) {
 		switch {
 		case change.Kind == zfsfake.SnapshotCreated && at == p.source:
 			o.guids[change.GUID] = change.Name
+			if o.txgs[at] == nil {
+				o.txgs[at] = map[uint64]uint64{}
+			}
+			o.txgs[at][change.GUID] = change.CreateTXG
 		case change.Kind == zfsfake.SnapshotReceived && at == p.target:
 			p.received[change.GUID] = true
 		case change.Kind == zfsfake.HoldPlaced && at == p.target && change.Tag == abstractions.HoldTag(abstractions.LastReceivedHold, p.id):
@@ -334,6 +346,21 @@ func (o *observer) begin(what, process string, most int) (end func()) {
 		defer o.mu.Unlock()
 		at := slices.Index(o.running[what], process)
 		o.running[what] = slices.Delete(o.running[what], at, at+1)
+	}
+}
+
+// count counts a command that may be the begin of a stream, or the end of a partial state.
+func (o *observer) count(class string, args []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch class {
+	case "send":
+		o.streams++
+		if slices.Contains(args, "-t") {
+			o.resumed++
+		}
+	case "recv -A":
+		o.abandoned++
 	}
 }
 

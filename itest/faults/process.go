@@ -52,7 +52,7 @@ func (r runner) Run(ctx context.Context, command zfs.Command) (zfs.Result, error
 	defer p.commands.Done()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(p.ctx, cancel)()
+	defer context.AfterFunc(p.ctx, cancel)() //nolint:contextcheck // it ends with the process as well
 	if err := p.gate.pass(ctx); err != nil {
 		closeFiles(command)
 		return zfs.Result{ExitCode: -1}, fmt.Errorf("not run: %w", err)
@@ -68,7 +68,7 @@ func (f *fleet) newProcess(name string) *process {
 	p := &process{name: name, gate: newGate(), done: make(chan struct{})}
 	p.points = &failPoints{process: p}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.wire = newWire(name, f.timeline, p.gate, f.servers.dial)
+	p.wire = newWire(name, f.timeline, f.leases, p.gate, f.servers.dial)
 	return p
 }
 

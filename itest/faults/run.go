@@ -26,6 +26,8 @@ type Options struct {
 	Servers []Server
 	// Dir is an empty directory of the run's.
 	Dir string
+	// Histories is where pages are written that show histories without an explanation; empty is nowhere.
+	Histories string
 	// Verbose adds the logs of all processes to the timeline.
 	Verbose bool
 }
@@ -38,8 +40,11 @@ type Outcome struct {
 	Injected map[Kind]int
 	// Steps is how many steps were completed, Snapshots how many arrived at a target, and Plans how many runs there were.
 	Steps, Snapshots, Plans int
-	Timeline                string
-	Elapsed                 time.Duration
+	// Streams is how many streams were sent, Resumed how many of them went on with a partial state, and Abandoned how many
+	// partial states were given up.
+	Streams, Resumed, Abandoned int
+	Timeline                    string
+	Elapsed                     time.Duration
 }
 
 // fleet is the fleet of one run.
@@ -49,6 +54,7 @@ type fleet struct {
 	timeline *timeline
 	observer *observer
 	servers  *servers
+	leases   *leaseHistory
 	clocks   []*clock
 	hosts    map[protocol.Host]*host
 	counter  atomic.Int64
@@ -76,12 +82,17 @@ func Run(ctx context.Context, schedule Schedule, options Options) (Outcome, erro
 	f := &fleet{
 		schedule: schedule, options: options, timeline: t, observer: newObserver(t, schedule.Jobs),
 		servers: &servers{all: options.Servers, timeline: t, down: map[int]bool{}},
+		leases:  newLeaseHistory(),
 		clocks:  []*clock{{}, {}}, hosts: map[protocol.Host]*host{}, workers: map[protocol.Host][]*process{},
 		jobs: slices.Clone(schedule.Jobs), plans: map[int][]protocol.PlanID{}, injected: map[Kind]int{},
 	}
 	err := f.play(ctx)
+	if err == nil {
+		f.checkHistories()
+	}
 	return Outcome{
-		Violations: t.failures(), Injected: f.injected, Steps: f.steps, Snapshots: f.observer.snapshotsReceived(), Plans: f.planCount(),
+		Violations: t.failures(), Injected: f.injected, Steps: f.steps, Snapshots: f.observer.snapshotsReceived(),
+		Streams: f.observer.streams, Resumed: f.observer.resumed, Abandoned: f.observer.abandoned, Plans: f.planCount(),
 		Timeline: t.String(), Elapsed: time.Since(t.began),
 	}, err
 }
@@ -106,7 +117,7 @@ func (f *fleet) play(ctx context.Context) (err error) {
 		return err
 	}
 	defer stopListening()
-	if err := f.build(); err != nil {
+	if err := f.build(ctx); err != nil {
 		return err
 	}
 	defer func() {
@@ -119,6 +130,12 @@ func (f *fleet) play(ctx context.Context) (err error) {
 			return fmt.Errorf("submitting job %s: %w", job.Name, err)
 		}
 	}
+	// In the storm it may fail for any reason, but nothing may come of it.
+	f.acting.Go(func() {
+		if _, err := f.client.SubmitJob(ctx, f.forbidden()); err == nil {
+			_, _ = f.client.Run(ctx, f.forbidden().Name)
+		}
+	})
 	f.storm(ctx)
 	if err := f.settle(ctx); err != nil {
 		return err
@@ -163,7 +180,7 @@ func (f *fleet) listen() (stop func(), err error) {
 }
 
 // build makes the pools and starts the processes.
-func (f *fleet) build() error {
+func (f *fleet) build(ctx context.Context) error {
 	f.observer.building(true)
 	for i, name := range hostNames() {
 		claims := filepath.Join(f.options.Dir, string(name))
@@ -172,16 +189,17 @@ func (f *fleet) build() error {
 		}
 		h := newHost(name, f.schedule.Seed*16+uint64(i)+1, f.schedule.Jobs, claims, f.observer)
 		f.hosts[name] = h
-		h.build(f.schedule.Jobs, f.schedule.Snapshots)
+		h.build(ctx, f.schedule.Jobs, f.schedule.Snapshots)
 	}
+	f.buildForbidden(ctx)
 	f.observer.building(false)
 	for number := range f.clocks {
-		f.coordinators = append(f.coordinators, f.startCoordinator(number))
+		f.coordinators = append(f.coordinators, f.startCoordinator(number)) //nolint:contextcheck // a process has a life of its own
 	}
 	f.all = append(f.all, f.coordinators...)
 	for _, name := range hostNames() {
 		for number := range 2 {
-			p, err := f.startWorker(f.hosts[name], number)
+			p, err := f.startWorker(f.hosts[name], number) //nolint:contextcheck // as above
 			if err != nil {
 				return err
 			}

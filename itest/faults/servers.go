@@ -95,15 +95,20 @@ func (s *servers) connect(ctx context.Context, replicas int) (*nats.Conn, *proto
 		return nil, nil, err
 	}
 	js, err := protocol.JetStream(conn, "")
-	if err == nil {
-		err = clearServers(ctx, js)
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
 	}
+	// Servers that were used before may still be about to remove what is removed here, or to find each other.
 	var resources *protocol.Resources
-	if err == nil {
-		resources, err = protocol.EnsureResources(ctx, js, protocol.ResourceOptions{
-			Replicas: replicas, StreamsMaxBytes: 64 << 20,
-		})
-	}
+	err = eventually(ctx, func(ctx context.Context) error {
+		if err := clearServers(ctx, js); err != nil {
+			return err
+		}
+		var err error
+		resources, err = protocol.EnsureResources(ctx, js, protocol.ResourceOptions{Replicas: replicas, StreamsMaxBytes: 64 << 20})
+		return err
+	})
 	if err != nil {
 		conn.Close()
 		return nil, nil, err

@@ -28,15 +28,15 @@ func (f *fleet) settle(ctx context.Context) error {
 	for i, job := range f.schedule.Jobs {
 		// Something to do for each filesystem, so that what earlier settings have left behind goes.
 		for _, filesystem := range filesystemsOf(job) {
-			f.hosts[job.Source.Host].takeSnapshot(filesystem, f.schedule.Seed)
+			f.hosts[job.Source.Host].takeSnapshot(ctx, filesystem, f.schedule.Seed)
 		}
-		if err := f.eventually(ctx, func(ctx context.Context) error {
+		if err := eventually(ctx, func(ctx context.Context) error {
 			_, err := f.client.SubmitJob(ctx, job)
 			return err
 		}); err != nil {
 			return fmt.Errorf("submitting job %s again: %w", job.Name, err)
 		}
-		if err := f.eventually(ctx, func(ctx context.Context) error { return f.request(ctx, i) }); err != nil {
+		if err := eventually(ctx, func(ctx context.Context) error { return f.request(ctx, i) }); err != nil {
 			return fmt.Errorf("running job %s again: %w", job.Name, err)
 		}
 	}
@@ -44,6 +44,9 @@ func (f *fleet) settle(ctx context.Context) error {
 		if err := f.finish(ctx, i, job); err != nil {
 			return err
 		}
+	}
+	if err := f.tryForbidden(ctx); err != nil {
+		return err
 	}
 	if len(f.timeline.failures()) > 0 {
 		return nil // what follows would only repeat it
@@ -78,35 +81,40 @@ func (f *fleet) finish(ctx context.Context, number int, job protocol.Job) error 
 			f.timeline.violate("no convergence: job %s: %s", job.Name, explain(detail))
 			return nil
 		}
-		if err := f.eventually(ctx, func(ctx context.Context) error { return f.request(ctx, number) }); err != nil {
+		if err := eventually(ctx, func(ctx context.Context) error { return f.request(ctx, number) }); err != nil {
 			return fmt.Errorf("running job %s again: %w", job.Name, err)
 		}
 	}
 	return nil
 }
 
-// eventually tries until it succeeds: the NATS servers may not be ready yet.
-func (f *fleet) eventually(ctx context.Context, try func(context.Context) error) error {
+// eventually tries until it succeeds: the NATS servers may not be ready yet. The last error is what kept it from succeeding.
+func eventually(ctx context.Context, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		err := try(ctx)
-		if err == nil || ctx.Err() != nil {
-			return err
+		if err == nil {
+			return nil
 		}
 		wait(ctx, 200*time.Millisecond)
+		if ctx.Err() != nil {
+			return err
+		}
 	}
 }
 
 func (f *fleet) wait(ctx context.Context, id protocol.PlanID) (zfleet.PlanDetail, error) {
 	ctx, cancel := context.WithTimeout(ctx, settling)
 	defer cancel()
+	var detail zfleet.PlanDetail
 	for snapshot, err := range f.client.Watch(ctx, id, zfleet.WatchOptions{Interval: time.Second}) {
+		detail = zfleet.PlanDetail{Plan: snapshot.Plan, Tasks: tasksOf(snapshot)}
 		if err != nil {
-			return zfleet.PlanDetail{}, fmt.Errorf("%w: %s", err, explain(zfleet.PlanDetail{Plan: snapshot.Plan, Tasks: tasksOf(snapshot)}))
+			return detail, fmt.Errorf("%w: %s", err, explain(detail))
 		}
 	}
-	return f.client.Plan(ctx, id)
+	return detail, nil
 }
 
 // describePlans puts into the timeline who leads, who is there, and how far all plans are that have not ended.
@@ -242,24 +250,42 @@ func (f *fleet) compareAbstractions(p *pair, here, there []zfsfake.Version, newe
 func (f *fleet) awaitEmpty(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	left := "nobody looked"
-	for left != "" && ctx.Err() == nil {
-		left = ""
-		if info, err := f.resources.Work.Info(ctx); err != nil {
+	left := "nobody could look"
+	for ctx.Err() == nil {
+		found, err := f.leftInNATS(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
 			left = err.Error()
-		} else if info.State.Msgs > 0 {
-			left = fmt.Sprintf("%d work items", info.State.Msgs)
+		case err == nil && found == "":
+			return
+		case err == nil:
+			left = found
 		}
-		if streams, unknown, err := protocol.StoredStreams(ctx, f.resources.JetStream); err != nil {
-			left += err.Error()
-		} else if len(streams)+len(unknown) > 0 {
-			left += fmt.Sprintf(" %d streams and %d unknown objects in the object store", len(streams), len(unknown))
-		}
-		if left != "" {
-			wait(ctx, 200*time.Millisecond)
-		}
+		wait(ctx, 200*time.Millisecond)
 	}
-	if left != "" {
-		f.timeline.violate("left behind in NATS: %s", left)
+	f.timeline.violate("left behind in NATS: %s", left)
+}
+
+// leftInNATS is what is left of the jobs, empty if nothing is.
+func (f *fleet) leftInNATS(ctx context.Context) (string, error) {
+	var left []string
+	work, err := f.resources.Work.Info(ctx)
+	if err != nil {
+		return "", err
 	}
+	if work.State.Msgs > 0 {
+		left = append(left, fmt.Sprintf("%d work items", work.State.Msgs))
+	}
+	streams, unknown, err := protocol.StoredStreams(ctx, f.resources.JetStream)
+	if err != nil {
+		return "", err
+	}
+	for _, stream := range streams {
+		text := fmt.Sprintf("stream %s since %s of the steps %v", stream.Name, stream.Since.Format(time.TimeOnly), stream.Refs)
+		if detail, err := f.client.Plan(ctx, stream.Name.Ref.Plan); err == nil {
+			text += ": " + explain(detail)
+		}
+		left = append(left, text)
+	}
+	return strings.Join(append(left, unknown...), "; "), nil
 }

@@ -14,6 +14,7 @@ import (
 type Summary struct {
 	Seeds, Clusters, Failed            int
 	Steps, Snapshots, Plans, Violation int
+	Streams, Resumed, Abandoned        int
 	Injected                           map[Kind]int
 	// Running is how long all runs took together.
 	Running time.Duration
@@ -35,6 +36,9 @@ func (s *Summary) Add(schedule Schedule, outcome Outcome) {
 	s.Snapshots += outcome.Snapshots
 	s.Plans += outcome.Plans
 	s.Violation += len(outcome.Violations)
+	s.Streams += outcome.Streams
+	s.Resumed += outcome.Resumed
+	s.Abandoned += outcome.Abandoned
 	s.Running += outcome.Elapsed
 	for kind, count := range outcome.Injected {
 		s.Injected[kind] += count
@@ -55,6 +59,7 @@ func (s *Summary) String() string {
 		fmt.Fprintf(&text, "  %6d  %s\n", s.Injected[kind], kind)
 	}
 	fmt.Fprintf(&text, "%d plans, %d steps completed, %d snapshots received\n", s.Plans, s.Steps, s.Snapshots)
+	fmt.Fprintf(&text, "%d streams sent, %d of them resumed; %d partial states given up\n", s.Streams, s.Resumed, s.Abandoned)
 	fmt.Fprintf(&text, "%d invariant violations, in %d seeds\n", s.Violation, s.Failed)
 	return text.String()
 }

@@ -19,6 +19,8 @@ type wire struct {
 	timeline *timeline
 	// dial makes a connection to a server that runs.
 	dial func() (net.Conn, error)
+	// leases follows what the process does to the lease.
+	leases *leaseHistory
 	// gate is the process's, and network holds what is under way in both directions, though the process runs.
 	gate, network *gate
 
@@ -51,9 +53,13 @@ type messageFault struct {
 	times int
 }
 
-func newWire(name string, timeline *timeline, gate *gate, dial func() (net.Conn, error)) *wire {
+func newWire(
+	name string, timeline *timeline, leases *leaseHistory, gate *gate, dial func() (net.Conn, error),
+) *wire {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &wire{name: name, timeline: timeline, dial: dial, gate: gate, network: newGate(), ctx: ctx, cancel: cancel, links: map[*link]bool{}}
+	return &wire{
+		name: name, timeline: timeline, leases: leases, dial: dial, gate: gate, network: newGate(), ctx: ctx, cancel: cancel, links: map[*link]bool{},
+	}
 }
 
 // messageClasses are the classes of messages that something can happen to.
@@ -97,8 +103,8 @@ func (w *wire) InProcessConn() (net.Conn, error) {
 	client, near := net.Pipe()
 	l := &link{near: near, far: far}
 	w.links[l] = true
-	out := &pump{wire: w, link: l, from: near, to: far}
-	in := &pump{wire: w, link: l, from: far, to: near}
+	out := &pump{wire: w, link: l, from: near, to: far, note: func(f frame) { w.leases.sent(w.name, f) }}
+	in := &pump{wire: w, link: l, from: far, to: near, note: w.leases.answered}
 	w.pumps.Go(out.run)
 	w.pumps.Go(in.run)
 	return client, nil
@@ -182,6 +188,8 @@ type pump struct {
 	wire     *wire
 	link     *link
 	from, to net.Conn
+	// note looks at each message before it goes on.
+	note func(frame)
 
 	writing sync.Mutex
 }
@@ -193,6 +201,9 @@ func (p *pump) run() {
 		f, err := readFrame(reader)
 		if err != nil || p.wire.pass() != nil {
 			return
+		}
+		if f.subject != "" {
+			p.note(f)
 		}
 		if fault := p.wire.judge(f.subject); fault != nil {
 			p.wire.timeline.add(p.wire.name, "%s: %s", fault.Kind, f.subject)
