@@ -33,9 +33,11 @@ const lateEnough = 1000 * time.Hour
 
 func (c modelled) task() *task { return c.tasks[0] }
 
-// Clone copies what the machine changes. Steps and offers are replaced and not changed.
+// Clone copies what the machine changes. Steps and offers are replaced and not changed. Stale claims are forgotten: nothing comes of
+// them but that a worker is told to give up, which a worker of the model may do at any time.
 func (c modelled) Clone() model.Coordinator {
 	m, t := *c.machine, *c.task()
+	m.stale = map[staleClaim]bool{}
 	t.claims = make(map[protocol.Role]claim, len(c.task().claims))
 	for role, newest := range c.task().claims {
 		t.claims[role] = newest
@@ -65,6 +67,7 @@ func (c modelled) commands(actions []action) []model.Command {
 			commands = append(commands, model.Command{Withdraw: true, Attempt: uint8(a.task.Attempt), Claimed: a.task.claimed})
 		case lookAgain:
 			commands = append(commands, model.Command{Look: true})
+		case dismiss: // see Clone
 		case recordCursor, finishStep: // for people
 		}
 	}
@@ -355,8 +358,8 @@ func TestTheModelFindsEveryBug(t *testing.T) {
 func TestTheModelKnowsAllOfTheMachinesState(t *testing.T) {
 	t.Parallel()
 	for kind, known := range map[reflect.Type][]string{
-		// One task of one plan; nothing is shared, so nobody is late; no other run waits, and times stand still.
-		reflect.TypeFor[machine](): {"plan", "tasks", "late", "hosts", "yielding", "latest", "jitter"},
+		// One task of one plan; nothing is shared, so nobody is late; no other run waits, and times stand still. For stale, see Clone.
+		reflect.TypeFor[machine](): {"plan", "tasks", "late", "stale", "hosts", "yielding", "latest", "jitter"},
 		// In the key: claimed, claims, offer, looking. A task without others has no parent, and times stand still.
 		reflect.TypeFor[task](): {
 			"Task", "parent", "claimed", "claims", "seen", "begun", "offer", "offered", "looking", "unanswered",

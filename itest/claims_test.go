@@ -227,7 +227,7 @@ func TestStoppingWorkersInOrderIsNotHeldAgainstAnItem(t *testing.T) {
 		case <-time.After(testfleet.Timeout):
 			t.Fatal("the step did not go on")
 		}
-		defer fault.Release()
+		t.Cleanup(fault.Release)
 	}
 	i.sender.Stop()
 	p.StartWorker(p.hostA)

@@ -2,7 +2,6 @@ package mutations
 
 import (
 	"bytes"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -116,7 +115,7 @@ func failed(t *testing.T, output string, err error) bool {
 		return false
 	}
 	var exit *exec.ExitError
-	require.True(t, errors.As(err, &exit), "%v", err)
+	require.ErrorAs(t, err, &exit)
 	require.Contains(t, output, "--- FAIL", "the mutated program was not tested: %s", output)
 	return true
 }
