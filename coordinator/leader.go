@@ -230,7 +230,7 @@ func (l *leader) consider(ctx context.Context, request protocol.PlanRequest, atB
 		return nil
 	}
 	r := newRunner(l.coordinator, l.attendance, request)
-	unfinished, err := r.prepare(ctx)
+	unfinished, err := l.prepare(ctx, r)
 	if err != nil {
 		return fmt.Errorf("plan %s of job %s: %w", request.Plan, request.Job, err)
 	}
@@ -263,6 +263,18 @@ func (l *leader) consider(ctx context.Context, request protocol.PlanRequest, atB
 	return nil
 }
 
+// prepare loads what there is of the runner's plan, or begins it. A plan whose record cannot be read is passed over: the others go
+// on, and a later run of its job finds what it has left on the hosts.
+func (l *leader) prepare(ctx context.Context, r *runner) (unfinished bool, err error) {
+	unfinished, err = r.prepare(ctx)
+	if errors.Is(err, errUnreadable) {
+		l.logger.ErrorContext(ctx, "a plan is passed over; run its job again", slog.String("plan", string(r.request.Plan)),
+			slog.String("job", r.request.Job), slog.Any("error", err))
+		return false, nil
+	}
+	return unfinished, err
+}
+
 func (l *leader) noticed(ctx context.Context, entry jetstream.KeyValueEntry) error {
 	request, ok := l.read(ctx, entry)
 	if ok {
@@ -286,7 +298,7 @@ func (l *leader) dropQueued(ctx context.Context) error {
 				continue
 			}
 			r := newRunner(l.coordinator, l.attendance, request)
-			unfinished, err := r.prepare(ctx)
+			unfinished, err := l.prepare(ctx, r)
 			if err != nil {
 				return err
 			}

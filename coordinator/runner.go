@@ -235,7 +235,7 @@ func (r *runner) makeTasks(ctx context.Context) (ended bool, err error) {
 			key := protocol.TaskKey(t.Plan, t.Number)
 			// A predecessor may have died in the middle of storing its tasks; they were never acted on.
 			var old protocol.Task
-			if _, err := one.load(groupContext, key, &old); err != nil {
+			if _, err := one.load(groupContext, key, &old); err != nil && !errors.Is(err, errUnreadable) {
 				return err
 			}
 			if err := r.act(groupContext, pointTaskCreate, func() error { return one.put(groupContext, key, t) }); err != nil {
@@ -266,10 +266,13 @@ func (r *runner) loadTasks(ctx context.Context) error {
 	tasks := make([]protocol.Task, r.plan.Tasks)
 	for n := range tasks {
 		found, err := r.store.load(ctx, protocol.TaskKey(r.plan.ID, n), &tasks[n])
-		if err != nil {
+		switch {
+		case errors.Is(err, errUnreadable):
+			return r.finish(ctx, protocol.PlanFailed, protocol.Failf(protocol.Permanent,
+				"the record of task %d was found damaged (%v); run the job again", n, err))
+		case err != nil:
 			return err
-		}
-		if !found {
+		case !found:
 			return r.finish(ctx, protocol.PlanFailed, protocol.Failf(protocol.Permanent,
 				"the record of task %d is gone; run the job again", n))
 		}

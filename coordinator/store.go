@@ -19,6 +19,9 @@ import (
 // errDeposed is returned when a record was changed by somebody else: another coordinator leads.
 var errDeposed = errors.New("another coordinator has written the plan's records: this one no longer leads")
 
+// errUnreadable is returned for a record that cannot be decoded: it was damaged, or written by a newer version or by hand.
+var errUnreadable = errors.New("it cannot be read")
+
 // store writes the records of one plan. It is used by one goroutine at a time, but for the tasks of distinct numbers.
 type store struct {
 	js        jetstream.JetStream
@@ -106,7 +109,7 @@ func isWrongRevision(err error) bool {
 	return code == jetstream.JSErrCodeStreamWrongLastSequence || code == jetstream.JSErrCodeStreamWrongLastSequenceConstant
 }
 
-// load reads a record; found is false when there is none.
+// load reads a record; found is false when there is none. One that cannot be decoded is errUnreadable, and can be put over.
 func (s *store) load(ctx context.Context, key string, value any) (found bool, err error) {
 	var revision uint64
 	data, err := retry(ctx, "read "+key, func(ctx context.Context) (data []byte, err error) {
@@ -119,9 +122,9 @@ func (s *store) load(ctx context.Context, key string, value any) (found bool, er
 	if err != nil {
 		return false, err
 	}
-	if err := protocol.DecodeValue(data, value); err != nil {
-		return false, fmt.Errorf("read %s: %w", key, err)
-	}
 	s.revisions[key] = revision
+	if err := protocol.DecodeValue(data, value); err != nil {
+		return false, fmt.Errorf("read %s: %w: %w", key, errUnreadable, err)
+	}
 	return true, nil
 }

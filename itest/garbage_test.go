@@ -68,7 +68,7 @@ func TestGarbageLeavesTheFleetRunningAndIsKept(t *testing.T) {
 	p.MustRun("prod")
 
 	streams := []string{
-		"zfleet.work.alpha.send", "zfleet.work.bravo.recv", "zfleet.event.20261123t000000-other.0-0.done",
+		"zfleet.work.alpha.send", "zfleet.work.bravo.recv", "zfleet.event.alpha.20261123t000000-other.0-0.done",
 	}
 	plain := []string{
 		"zfleet.rpc.alpha.inventory", "zfleet.rpc.bravo.estimate", "zfleet.rpc.alpha.abstractions",
@@ -130,4 +130,41 @@ func TestGarbageLeavesTheFleetRunningAndIsKept(t *testing.T) {
 		info, err := p.Resources.Work.Info(t.Context())
 		return err == nil && info.State.Msgs == 0
 	}, testfleet.Timeout, 10*time.Millisecond, "no garbage is left in the work queue")
+}
+
+func TestRecordsThatCannotBeReadEndNoTerm(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	names := p.tree(2, 2)
+	p.StartWorker(p.hostA)
+	p.StartWorker(p.hostB)
+	spec := p.job("prod")
+	p.Submit(spec)
+	put := func(key string, value []byte) {
+		_, err := p.Resources.Plans.Put(t.Context(), key, value)
+		require.NoError(t, err)
+	}
+	withoutHead, withoutTask := p.Request("prod"), p.Request("prod")
+	put(protocol.PlanKey(withoutHead), []byte("garbage"))
+	head, err := protocol.EncodeValue(protocol.Plan{
+		ID: withoutTask, Job: "prod", State: protocol.PlanRunning, Spec: spec, Tasks: 1, Started: time.Now().UTC(),
+	})
+	require.NoError(t, err)
+	put(protocol.PlanKey(withoutTask), head)
+	put(protocol.TaskKey(withoutTask, 0), []byte("garbage"))
+
+	p.StartCoordinator()
+	var failed fleet.PlanDetail
+	require.Eventually(t, func() bool {
+		var err error
+		failed, err = p.Client.Plan(t.Context(), withoutTask)
+		var unreadable *fleet.UnreadableError
+		require.ErrorAs(t, err, &unreadable)
+		return failed.Plan.State.Final()
+	}, testfleet.Timeout, 20*time.Millisecond, "the plan whose task cannot be read ends")
+	require.Equal(t, protocol.PlanFailed, failed.Plan.State)
+	require.ErrorContains(t, failed.Plan.Failure, "the record of task 0 was found damaged")
+	require.ErrorContains(t, failed.Plan.Failure, "run the job again")
+	p.MustRun("prod")
+	p.requireEqual(names, "backup/alpha")
 }
