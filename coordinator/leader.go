@@ -113,11 +113,10 @@ func (l *leader) loop(ctx context.Context) error {
 	if err := l.resume(ctx, requests); err != nil {
 		return err
 	}
-	events, stopEvents, err := l.follow(ctx)
+	events, err := l.follow(ctx)
 	if err != nil {
 		return err
 	}
-	defer stopEvents()
 	reconnected := l.coordinator.config.Conn.StatusChanged(nats.CONNECTED)
 	defer l.coordinator.config.Conn.RemoveStatusListener(reconnected)
 
@@ -336,9 +335,9 @@ func (l *leader) runnerEnded(ctx context.Context, r *runner) error {
 }
 
 // follow reads the events from where the oldest unfinished plan begins.
-func (l *leader) follow(ctx context.Context) (<-chan jetstream.Msg, func(), error) {
-	consumer, err := retry(ctx, "follow the events", func(ctx context.Context) (jetstream.Consumer, error) {
-		return l.resources.Events.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+func (l *leader) follow(ctx context.Context) (<-chan jetstream.Msg, error) {
+	reader, err := retry(ctx, "follow the events", func(ctx context.Context) (*protocol.StreamReader, error) {
+		return protocol.NewStreamReader(ctx, l.resources.Events, jetstream.OrderedConsumerConfig{
 			FilterSubjects: []string{protocol.EventSubjects},
 			DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
 			OptStartSeq:    l.startAfter + 1,
@@ -347,33 +346,30 @@ func (l *leader) follow(ctx context.Context) (<-chan jetstream.Msg, func(), erro
 		})
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if consumer.CachedInfo().NumPending == 0 {
+	if reader.Consumer().CachedInfo().NumPending == 0 {
 		l.endReplay()
-	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		return nil, nil, fmt.Errorf("follow the events: %w", err)
 	}
 	events := make(chan jetstream.Msg)
 	l.group.Go(func() error {
+		defer reader.Close()
 		for {
-			message, err := messages.Next(jetstream.NextContext(ctx))
-			if err != nil && ctx.Err() == nil {
-				return fmt.Errorf("follow the events: %w", err)
-			}
-			if message == nil {
+			message, err := reader.Next(ctx)
+			if ctx.Err() != nil {
 				return ctx.Err()
+			}
+			if err != nil {
+				return protocol.NATSError("follow the events", err)
 			}
 			select {
 			case events <- message:
 			case <-ctx.Done():
-				return nil
+				return ctx.Err()
 			}
 		}
 	})
-	return events, messages.Stop, nil
+	return events, nil
 }
 
 // dispatch gives an event to its plan's runner. What cannot be read goes to the dead letters, once.

@@ -4,7 +4,6 @@ package fleet
 
 import (
 	"context"
-	"errors"
 	"iter"
 	"time"
 
@@ -85,23 +84,18 @@ func (c *Client) messages(ctx context.Context, stream jetstream.Stream, subject 
 	return func(yield func(streamMessage, error) bool) {
 		opening, cancel := c.bounded(ctx)
 		defer cancel()
-		consumer, err := stream.OrderedConsumer(opening, config)
+		reader, err := protocol.NewStreamReader(opening, stream, config)
 		if err != nil {
 			yield(streamMessage{}, err)
 			return
 		}
-		defer c.release(ctx, stream, consumer)
-		if !follow && consumer.CachedInfo().NumPending == 0 {
+		defer func() { c.release(ctx, stream, reader.Consumer()) }()
+		defer reader.Close()
+		if !follow && reader.Consumer().CachedInfo().NumPending == 0 {
 			return
 		}
-		messages, err := consumer.Messages()
-		if err != nil {
-			yield(streamMessage{}, err)
-			return
-		}
-		defer messages.Stop()
 		for {
-			message, err := c.next(ctx, messages, follow)
+			message, err := c.next(ctx, reader, follow)
 			switch {
 			case follow && ctx.Err() != nil:
 				return
@@ -124,16 +118,13 @@ func (c *Client) messages(ctx context.Context, stream jetstream.Stream, subject 
 	}
 }
 
-func (c *Client) next(ctx context.Context, messages jetstream.MessagesContext, follow bool) (jetstream.Msg, error) {
-	for {
-		bounded, cancel := c.bounded(ctx)
-		message, err := messages.Next(jetstream.NextContext(bounded))
-		cancel()
-		if follow && ctx.Err() == nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, jetstream.ErrNoHeartbeat)) {
-			continue
-		}
-		return message, err
+func (c *Client) next(ctx context.Context, reader *protocol.StreamReader, follow bool) (jetstream.Msg, error) {
+	if follow {
+		return reader.Next(ctx)
 	}
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	return reader.Next(ctx)
 }
 
 // abandonedAfter is when the server removes a consumer whose reader has died.

@@ -263,6 +263,7 @@ func (w *watch) open(ctx context.Context) error {
 		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
 
 		InactiveThreshold: abandonedAfter,
+		MaxResetAttempts:  1, // each in a row has the same name, which may be one of a server that is down
 	})
 	if err == nil {
 		source.release = func() { w.client.release(ctx, w.client.resources.Events, consumer) }

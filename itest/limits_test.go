@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/zfleet/zfleet/itest/testfleet"
@@ -67,8 +68,12 @@ func (i *interrupted) requireUndisturbed() {
 	i.t.Helper()
 	i.requireReplicated(i.Wait(i.plan))
 	require.Zero(i.t, i.streamedAgain(), "the transfer in flight goes on undisturbed")
-	letters, err := i.Resources.DeadLetters.Info(i.t.Context())
-	require.NoError(i.t, err)
+	var letters *jetstream.StreamInfo
+	require.EventuallyWithT(i.t, func(t *assert.CollectT) { // the stream may be about to choose a leader
+		var err error
+		letters, err = i.Resources.DeadLetters.Info(i.t.Context())
+		require.NoError(t, err)
+	}, testfleet.Timeout, 100*time.Millisecond)
 	require.Zero(i.t, letters.State.Msgs, "dead letters")
 }
 
