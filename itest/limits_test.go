@@ -6,6 +6,8 @@ package itest_test
 import (
 	"bytes"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -187,5 +189,25 @@ func TestAServerWithoutJetStreamIsWaitedFor(t *testing.T) {
 	p.awaitLog(book, "NATS does not take what became of a step; trying on", "no NATS server answers", "JetStream is on again")
 	node.Shutdown()
 	node.Start(t, func(options *server.Options) { options.JetStream = true })
+	i.requireUndisturbed()
+}
+
+func TestASlowConsumerIsDisconnectedAndComesBack(t *testing.T) {
+	t.Parallel()
+	config := filepath.Join(t.TempDir(), "nats.conf")
+	require.NoError(t, os.WriteFile(config, []byte(
+		"listen: \"127.0.0.1:-1\"\nwrite_deadline: 200ms\njetstream: {store_dir: \""+t.TempDir()+"\", max_file_store: 4GiB, max_memory_store: 64MiB}\n"),
+		0o600))
+	server := natstest.StartFile(t, config)
+	p := newPairOn(t, testfleet.NewAt(t, testfleet.Site{Server: server}))
+	cable := testfleet.NewCable(server)
+	p.hostA.Site = &testfleet.Site{Server: cable}
+	i := p.interruptTransfer(protocol.TransportTCP)
+	release := cable.Hold()
+	defer release()
+	i.fault.Release()
+	require.Eventually(t, func() bool { return server.SlowConsumers() > 0 }, testfleet.Timeout, 20*time.Millisecond,
+		"the server gives up the worker's connection")
+	release()
 	i.requireUndisturbed()
 }

@@ -69,6 +69,7 @@ const (
 	workDuplicates        = time.Hour        // a leader may take over this late, and publish an item again
 	eventDuplicates       = 10 * time.Minute // a worker may try this long to publish an event
 	ensureTries           = 5                // several coordinators may create the same resource at once
+	answerTimeout         = 10 * time.Second // how long the answer about a resource may take before it counts as lost
 )
 
 // ErrRevision says that somebody else has changed the key since the revision that a write was to follow.
@@ -172,27 +173,27 @@ func (o ResourceOptions) objects() jetstream.ObjectStoreConfig {
 // run as often as one likes, and in several coordinators at once.
 func EnsureResources(ctx context.Context, js jetstream.JetStream, options ResourceOptions) (*Resources, error) {
 	for _, config := range options.streams() {
-		if err := ensure(ctx, func() error { return ensureStream(ctx, js, config, options.Replicas) }); err != nil {
+		if err := ensure(ctx, func(ctx context.Context) error { return ensureStream(ctx, js, config, options.Replicas) }); err != nil {
 			return nil, NATSError("creating the stream "+config.Name, explainDenied(js.Conn(), "", err))
 		}
 	}
 	for _, config := range options.buckets() {
-		if err := ensure(ctx, func() error { return ensureBucket(ctx, js, config, options.Replicas) }); err != nil {
+		if err := ensure(ctx, func(ctx context.Context) error { return ensureBucket(ctx, js, config, options.Replicas) }); err != nil {
 			return nil, NATSError("creating the bucket "+config.Bucket, explainDenied(js.Conn(), "", err))
 		}
 	}
 	objects := options.objects()
-	if err := ensure(ctx, func() error { return ensureObjects(ctx, js, objects, options.Replicas) }); err != nil {
+	if err := ensure(ctx, func(ctx context.Context) error { return ensureObjects(ctx, js, objects, options.Replicas) }); err != nil {
 		return nil, objectsError(objects, explainDenied(js.Conn(), "", err))
 	}
 	return OpenResources(ctx, js)
 }
 
 // ensure tries again where another coordinator did the same at the same moment.
-func ensure(ctx context.Context, try func() error) error {
+func ensure(ctx context.Context, try func(context.Context) error) error {
 	var err error
 	for range ensureTries {
-		err = try()
+		_, err = asked(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, try(ctx) })
 		raced := errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) || errors.Is(err, jetstream.ErrBucketExists) ||
 			errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrBucketNotFound)
 		if !raced || ctx.Err() != nil {
@@ -200,6 +201,20 @@ func ensure(ctx context.Context, try func() error) error {
 		}
 	}
 	return err
+}
+
+// asked makes a request, and makes it again where no answer comes: what a cluster is asked while it chooses a leader may stay
+// without one for ever.
+func asked[T any](ctx context.Context, request func(context.Context) (T, error)) (value T, err error) {
+	for range ensureTries {
+		bounded, cancel := context.WithTimeout(ctx, answerTimeout)
+		value, err = request(bounded)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return value, err
+		}
+	}
+	return value, err
 }
 
 func ensureStream(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig, replicas int) error {
@@ -286,7 +301,7 @@ func OpenResources(ctx context.Context, js jetstream.JetStream) (*Resources, err
 		StreamDeadLetters: &resources.DeadLetters,
 	} {
 		var err error
-		*stream, err = js.Stream(ctx, name)
+		*stream, err = asked(ctx, func(ctx context.Context) (jetstream.Stream, error) { return js.Stream(ctx, name) })
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			missing.Names = append(missing.Names, "stream "+name)
@@ -302,7 +317,7 @@ func OpenResources(ctx context.Context, js jetstream.JetStream) (*Resources, err
 		BucketLeader:  &resources.Leader,
 	} {
 		var err error
-		*bucket, err = js.KeyValue(ctx, name)
+		*bucket, err = asked(ctx, func(ctx context.Context) (jetstream.KeyValue, error) { return js.KeyValue(ctx, name) })
 		switch {
 		case errors.Is(err, jetstream.ErrBucketNotFound):
 			missing.Names = append(missing.Names, "bucket "+name)
@@ -311,7 +326,9 @@ func OpenResources(ctx context.Context, js jetstream.JetStream) (*Resources, err
 		}
 	}
 	var err error
-	resources.Streams, err = js.ObjectStore(ctx, BucketStreams)
+	resources.Streams, err = asked(ctx, func(ctx context.Context) (jetstream.ObjectStore, error) {
+		return js.ObjectStore(ctx, BucketStreams)
+	})
 	switch {
 	case errors.Is(err, jetstream.ErrBucketNotFound):
 		missing.Names = append(missing.Names, "bucket "+BucketStreams)

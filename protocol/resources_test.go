@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -482,4 +483,69 @@ func TestPublishSaysWhatItCouldNotDo(t *testing.T) {
 	require.ErrorIs(t, err, nats.ErrConnectionClosed)
 	_, err = protocol.PutTTL(ctx, js, protocol.BucketHosts, "a", nil, time.Hour, nil)
 	require.ErrorContains(t, err, "setting a in the bucket zfleet-hosts")
+}
+
+// forgetfulJetStream loses the answer to the first request about each stream and bucket.
+type forgetfulJetStream struct {
+	jetstream.JetStream
+
+	mu   sync.Mutex
+	lost map[string]bool
+}
+
+func (f *forgetfulJetStream) loses(request string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lost[request] {
+		return nil
+	}
+	f.lost[request] = true
+	return context.DeadlineExceeded
+}
+
+func (f *forgetfulJetStream) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	if err := f.loses("stream " + name); err != nil {
+		return nil, err
+	}
+	return f.JetStream.Stream(ctx, name)
+}
+
+func (f *forgetfulJetStream) CreateStream(ctx context.Context, config jetstream.StreamConfig) (jetstream.Stream, error) {
+	stream, err := f.JetStream.CreateStream(ctx, config)
+	return stream, errors.Join(err, f.loses("create stream "+config.Name))
+}
+
+func (f *forgetfulJetStream) CreateKeyValue(ctx context.Context, config jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
+	bucket, err := f.JetStream.CreateKeyValue(ctx, config)
+	return bucket, errors.Join(err, f.loses("create bucket "+config.Bucket))
+}
+
+func (f *forgetfulJetStream) KeyValue(ctx context.Context, name string) (jetstream.KeyValue, error) {
+	if err := f.loses("bucket " + name); err != nil {
+		return nil, err
+	}
+	return f.JetStream.KeyValue(ctx, name)
+}
+
+func (f *forgetfulJetStream) ObjectStore(ctx context.Context, name string) (jetstream.ObjectStore, error) {
+	if err := f.loses("objects " + name); err != nil {
+		return nil, err
+	}
+	return f.JetStream.ObjectStore(ctx, name)
+}
+
+func TestResourcesAreAskedForAgainWhenNobodyAnswers(t *testing.T) {
+	t.Parallel()
+	_, _, js := natstest.Run(t)
+	forgetful := &forgetfulJetStream{JetStream: js, lost: map[string]bool{}}
+	resources, err := protocol.EnsureResources(t.Context(), forgetful, protocol.ResourceOptions{})
+	require.NoError(t, err)
+	require.NotNil(t, resources.Streams)
+	require.Greater(t, len(forgetful.lost), 20, "%v", forgetful.lost)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	clear(forgetful.lost)
+	_, err = protocol.OpenResources(ended, forgetful)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Len(t, forgetful.lost, 1, "who has given up asks no more")
 }

@@ -222,7 +222,7 @@ func connectOptions(file hostfile.File, role string, wait time.Duration, logger 
 	return options
 }
 
-const setupTimeout = 30 * time.Second
+const setupTimeout = time.Minute
 
 // ensureResources makes sure that the fleet's streams and buckets are there, and are as the host file says.
 func (d *daemon) ensureResources(ctx context.Context, js jetstream.JetStream) (*protocol.Resources, error) {

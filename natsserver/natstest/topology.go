@@ -51,6 +51,9 @@ func (n *Node) Name() string { return n.options.ServerName }
 // ClientURL is the URL for clients.
 func (n *Node) ClientURL() string { return n.current().ClientURL() }
 
+// SlowConsumers is how many clients the server has disconnected because they did not read.
+func (n *Node) SlowConsumers() int64 { return n.current().NumSlowConsumers() }
+
 // InProcessConn is a new connection to the server, for the NATS client.
 func (n *Node) InProcessConn() (net.Conn, error) {
 	running := n.current()
