@@ -36,13 +36,13 @@ var (
 func TestMain(m *testing.M) {
 	flag.Parse()
 	before := len(openFiles())
-	goleak.VerifyTestMain(m, natstest.ClientLeak(), goleak.Cleanup(func(status int) {
+	goleak.VerifyTestMain(m, append(natstest.StoreLeaks(), natstest.ClientLeak(), goleak.Cleanup(func(status int) {
 		if left := openFiles(); len(left) > before {
 			_, _ = fmt.Fprintf(os.Stderr, "files are left open: %v\n", left)
 			status = 1
 		}
 		os.Exit(status)
-	}))
+	}))...)
 }
 
 // openFiles are this process's sockets, its pipes, and the files of its tests that it has open.

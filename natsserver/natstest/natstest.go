@@ -81,3 +81,12 @@ func Restart(t testing.TB, server *natsserver.Server) {
 func ClientLeak() goleak.Option {
 	return goleak.IgnoreAnyFunction("github.com/nats-io/nats.go/jetstream.(*jetStream).resetPendingAcksOnReconnect")
 }
+
+// StoreLeaks pass over the goroutines of a stream's files that a NATS server was about to open when it was shut down: it forgets
+// to close them. For tests that shut down servers at any moment.
+func StoreLeaks() []goleak.Option {
+	return []goleak.Option{
+		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
+		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
+	}
+}
