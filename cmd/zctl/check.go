@@ -74,8 +74,8 @@ func (p *program) checkCommand() *cobra.Command {
 		GroupID: groupLook,
 		Short:   "Check a host file and this host, or a job file, and say what to mend",
 		Long: `Check reads the host file and looks at this host: is OpenZFS there, do the pools and roots of the
-policy exist, are the ports free, is NATS reachable, and is there a fleet. With -f it checks a job
-file, and whether the job's hosts are there. Nothing is changed.
+policy exist, are the ports free, can worker.run_dir be written, is NATS reachable, and is there a
+fleet. With -f it checks a job file, and whether the job's hosts are there. Nothing is changed.
 
 Exit codes: 0 all is well or there are only warnings, 1 something has to be mended.`,
 		Args: cobra.NoArgs,
@@ -156,8 +156,9 @@ func (p *program) checkHost(ctx context.Context, c *checker, flags daemonFlags, 
 		if embedded.Listen != "" {
 			checkPort(ctx, c, "NATS port", "nats.embedded.listen", embedded.Listen)
 		}
-		checkStore(c, embedded.StoreDir)
+		checkDirectory(c, "NATS store", "nats.embedded.store_dir", embedded.StoreDir)
 	}
+	checkDirectory(c, "run directory", "worker.run_dir", file.Worker.RunDir)
 	checkPools(ctx, c, zfs.New(p.runner(file.Host)), file)
 }
 
@@ -174,29 +175,29 @@ func checkPort(ctx context.Context, c *checker, check, field, address string) {
 	c.ok(check, "%s is free", address)
 }
 
-// checkStore looks whether the store can be written, at the nearest directory that exists: check makes none.
-func checkStore(c *checker, dir string) {
+// checkDirectory looks whether the directory can be written, at the nearest one that exists: check makes none.
+func checkDirectory(c *checker, check, field, dir string) {
 	existing := dir
 	for {
 		info, err := os.Stat(existing)
 		if err == nil && !info.IsDir() {
-			c.fail("NATS store", fmt.Errorf("nats.embedded.store_dir %s: %s is no directory", dir, existing))
+			c.fail(check, fmt.Errorf("%s %s: %s is no directory", field, dir, existing))
 			return
 		}
 		if err == nil {
 			break
 		}
 		if !errors.Is(err, os.ErrNotExist) || existing == filepath.Dir(existing) {
-			c.fail("NATS store", fmt.Errorf("nats.embedded.store_dir: %w", err))
+			c.fail(check, fmt.Errorf("%s: %w", field, err))
 			return
 		}
 		existing = filepath.Dir(existing)
 	}
 	if err := writable(existing); err != nil {
-		c.fail("NATS store", fmt.Errorf("nats.embedded.store_dir %s: %s cannot be written: %w", dir, existing, err))
+		c.fail(check, fmt.Errorf("%s %s: %s cannot be written: %w", field, dir, existing, err))
 		return
 	}
-	c.ok("NATS store", "%s can be written", dir)
+	c.ok(check, "%s can be written", dir)
 }
 
 // checkPools looks for OpenZFS and for what the policy names.

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -24,19 +25,24 @@ func TestCheckingAHost(t *testing.T) {
 host: alpha
 worker: {data: {listen: "127.0.0.1:0"}, allow: {send: {"tank<": true}}}
 `)
-	golden(t, "check-good", withoutLeader(b.must("check", "--config", good)))
+	golden(t, "check-good", strings.ReplaceAll(withoutLeader(b.must("check", "--config", good, "--run-dir", b.runDir)), b.runDir, "RUNDIR"))
 
 	bad := writeFile(t, "alpha.yaml", `
 host: alpha
 worker: {data: {listen: "127.0.0.1:0", tls: off}, allow: {send: {"tank/gone": true}, recv: [{root: nopool/x}]}}
 `)
-	result := b.zctl("check", "--config", bad, "--offline")
+	result := b.zctl("check", "--config", bad, "--offline", "--run-dir", b.runDir)
 	require.Equal(t, exitFailed, result.code)
-	golden(t, "check-bad", result.out)
+	golden(t, "check-bad", strings.ReplaceAll(result.out, b.runDir, "RUNDIR"))
 
 	result = b.zctl("check", "--host", "charlie", "--offline", "--listen", "127.0.0.1:0")
 	require.Equal(t, exitFailed, result.code)
 	require.Contains(t, result.out, "is OpenZFS installed")
+
+	below := filepath.Join(good, "below", "a", "file")
+	result = b.zctl("check", "--config", good, "--offline", "--run-dir", below)
+	require.Equal(t, exitFailed, result.code)
+	require.Contains(t, result.out, "worker.run_dir")
 
 	broken := writeFile(t, "alpha.yaml", "host: alpha\nschedule: {}\n")
 	result = b.zctl("check", "--config", broken)
