@@ -25,6 +25,7 @@ func (w *Worker) present(ctx context.Context) {
 	defer ticker.Stop()
 	var pools []protocol.PoolInfo
 	var listed time.Time
+	told := ""
 	for {
 		if time.Since(listed) >= poolsEvery {
 			if fresh, err := w.pools(ctx); err == nil {
@@ -33,7 +34,12 @@ func (w *Worker) present(ctx context.Context) {
 				w.logger.WarnContext(ctx, "the pools cannot be listed", slog.Any("error", err))
 			}
 		}
-		if err := w.tellPresence(ctx, pools); err != nil && ctx.Err() == nil {
+		switch err := w.tellPresence(ctx, pools); {
+		case ctx.Err() != nil:
+		case err == nil:
+			told = ""
+		case err.Error() != told:
+			told = err.Error()
 			w.logger.WarnContext(ctx, "the fleet was not told that this worker lives; trying on", slog.Any("error", err))
 		}
 		select {
