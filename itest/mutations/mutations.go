@@ -63,6 +63,8 @@ func All() []Mutation {
 			File: "coordinator/store.go",
 			Old:  "		revision, err := s.bucket.Update(ctx, key, data, last)\n",
 			New:  "		revision, err := s.bucket.Put(ctx, key, data)\n",
+			// A term ends by the clock before the next one begins, so the harness has seen none that writes late.
+			Package: "./coordinator", Test: "TestADeposedLeaderDoesNotOverwriteItsSuccessorsRecords",
 		},
 	}
 }
