@@ -491,21 +491,21 @@ func (r *runner) recordCursor(ctx context.Context, cursor protocol.Cursor) error
 	key := protocol.CursorKey(cursor.Job, cursor.JobID, cursor.Filesystem)
 	_, err = retry(ctx, "record the cursor of "+cursor.Filesystem, func(ctx context.Context) (uint64, error) {
 		for {
-			entry, err := r.resources.Cursors.Get(ctx, key)
-			if err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) {
+			recorded, last, err := protocol.GetKey(ctx, r.resources.JetStream, protocol.BucketCursors, key)
+			if err != nil && last == 0 && !errors.Is(err, jetstream.ErrKeyNotFound) {
 				return 0, err
 			}
-			if err == nil && isLater(entry, cursor) {
-				return entry.Revision(), nil
+			if err == nil && isLater(recorded, cursor) {
+				return last, nil
 			}
 			if err := leading(ctx); err != nil {
 				return 0, backoff.Permanent(err)
 			}
 			var revision uint64
-			if err != nil {
+			if last == 0 {
 				revision, err = r.resources.Cursors.Create(ctx, key, data)
 			} else {
-				revision, err = r.resources.Cursors.Update(ctx, key, data, entry.Revision())
+				revision, err = r.resources.Cursors.Update(ctx, key, data, last)
 			}
 			if !isWrongRevision(err) {
 				return revision, err
@@ -515,11 +515,11 @@ func (r *runner) recordCursor(ctx context.Context, cursor protocol.Cursor) error
 	return err
 }
 
-// isLater tells whether the entry has a cursor that came after the given one: told later, of a later version. (Clocks may be set
+// isLater tells whether the value is a cursor that came after the given one: told later, of a later version. (Clocks may be set
 // back, and filesystems made anew with a count of transactions that begins again; hardly both.)
-func isLater(entry jetstream.KeyValueEntry, cursor protocol.Cursor) bool {
+func isLater(value []byte, cursor protocol.Cursor) bool {
 	var recorded protocol.Cursor
-	return protocol.DecodeValue(entry.Value(), &recorded) == nil && recorded.At.After(cursor.At) &&
+	return protocol.DecodeValue(value, &recorded) == nil && recorded.At.After(cursor.At) &&
 		recorded.Version.CreateTXG > cursor.Version.CreateTXG
 }
 

@@ -4,6 +4,7 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -83,8 +84,9 @@ func (s *store) write(ctx context.Context, key string, value any, last uint64) e
 		revision, err := s.bucket.Update(ctx, key, data, last)
 		if err != nil && tried && isWrongRevision(err) {
 			// The answer to the try before may have been lost, with its effect done.
-			if entry, getErr := s.bucket.Get(ctx, key); getErr == nil && string(entry.Value()) == string(data) {
-				return entry.Revision(), nil
+			kept, last, getErr := protocol.GetKey(ctx, s.js, s.bucket.Bucket(), key)
+			if getErr == nil && bytes.Equal(kept, data) {
+				return last, nil
 			}
 		}
 		tried = true

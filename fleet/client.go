@@ -54,6 +54,11 @@ var ErrNoCoordinator = errors.New("no coordinator is running: start one with: zc
 // ErrDisconnected says that NATS cannot be reached at the moment.
 var ErrDisconnected = errors.New("the connection to NATS is lost; trying to reconnect")
 
+// get is the value of a key, as the last acknowledged write has left it.
+func (c *Client) get(ctx context.Context, bucket, key string) (value []byte, revision uint64, err error) {
+	return protocol.GetKey(ctx, c.resources.JetStream, bucket, key)
+}
+
 // bounded is ctx with the client's timeout.
 func (c *Client) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, c.timeout)

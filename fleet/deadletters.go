@@ -255,14 +255,14 @@ func (c *Client) superseded(ctx context.Context, ref protocol.StepRef) (string, 
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
 	read := func(key string, value any) (found bool, err error) {
-		entry, err := c.resources.Plans.Get(ctx, key)
+		data, _, err := c.get(ctx, protocol.BucketPlans, key)
 		if errors.Is(err, jetstream.ErrKeyNotFound) {
 			return false, nil
 		}
 		if err != nil {
 			return false, c.explain(err, "look what became of plan %s", ref.Plan)
 		}
-		if err := protocol.DecodeValue(entry.Value(), value); err != nil {
+		if err := protocol.DecodeValue(data, value); err != nil {
 			return false, protocol.Failf(protocol.Permanent, "look what became of plan %s: %w", ref.Plan, err)
 		}
 		return true, nil

@@ -65,7 +65,7 @@ func (c *Client) AbsentHosts(ctx context.Context) ([]AbsentHost, error) {
 func (c *Client) Leader(ctx context.Context) (*protocol.Lease, error) {
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
-	entry, err := c.resources.Leader.Get(ctx, protocol.LeaderKey)
+	value, _, err := c.get(ctx, protocol.BucketLeader, protocol.LeaderKey)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return nil, nil //nolint:nilnil // nobody leads, and that is no error
 	}
@@ -73,7 +73,7 @@ func (c *Client) Leader(ctx context.Context) (*protocol.Lease, error) {
 		return nil, c.explain(err, "find out who coordinates")
 	}
 	var lease protocol.Lease
-	if err := protocol.DecodeValue(entry.Value(), &lease); err != nil {
+	if err := protocol.DecodeValue(value, &lease); err != nil {
 		return nil, protocol.Failf(protocol.Permanent, "find out who coordinates: %w", err)
 	}
 	return &lease, nil

@@ -37,13 +37,14 @@ func (c *Client) SubmitJob(ctx context.Context, job protocol.Job) (Submission, e
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
 	outcome := JobChanged
-	before, err := c.resources.Jobs.Get(ctx, protocol.JobKey(job.Name))
+	before, revision, err := c.get(ctx, protocol.BucketJobs, protocol.JobKey(job.Name))
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
 		outcome = JobCreated
+	case err != nil && revision != 0: // what is there must not be, and goes
 	case err != nil:
 		return "", c.explain(err, "submit job %s", job.Name)
-	case bytes.Equal(before.Value(), value):
+	case bytes.Equal(before, value):
 		return JobUnchanged, nil
 	}
 	if _, err := c.resources.Jobs.Put(ctx, protocol.JobKey(job.Name), value); err != nil {
@@ -56,7 +57,7 @@ func (c *Client) SubmitJob(ctx context.Context, job protocol.Job) (Submission, e
 func (c *Client) Job(ctx context.Context, name string) (protocol.Job, error) {
 	bounded, cancel := c.bounded(ctx)
 	defer cancel()
-	entry, err := c.resources.Jobs.Get(bounded, protocol.JobKey(name))
+	value, _, err := c.get(bounded, protocol.BucketJobs, protocol.JobKey(name))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return protocol.Job{}, c.noSuchJob(ctx, name)
 	}
@@ -64,7 +65,7 @@ func (c *Client) Job(ctx context.Context, name string) (protocol.Job, error) {
 		return protocol.Job{}, c.explain(err, "read job %s", name)
 	}
 	var job protocol.Job
-	if err := protocol.DecodeValue(entry.Value(), &job); err != nil {
+	if err := protocol.DecodeValue(value, &job); err != nil {
 		return protocol.Job{}, protocol.Failf(protocol.Permanent, "read job %s: %w; submit it again", name, err)
 	}
 	return job, nil

@@ -551,7 +551,14 @@ func TestWhatAHostHasTheServerPassOnIsNotActedOn(t *testing.T) {
 	detail := p.Wait(id)
 	require.Equal(t, protocol.PlanFailed, detail.Plan.State)
 	require.ErrorContains(t, detail.Plan.Failure, "passed on from the stream "+protocol.StreamsStream)
-	asked, err := p.Client.Run(ctx, "evil") // by an operator, who does not know whose job it is
+	_, err := p.Client.Run(ctx, "evil") // an operator does not know whose job it is
+	require.ErrorContains(t, err, "passed on from the stream "+protocol.StreamsStream)
+	asked := protocol.NewPlanID(time.Now(), "asked")
+	operator := g.site("alice")
+	_, operatorJS := natstest.Connect(t, operator.Server, operator.Options...)
+	plans, err := operatorJS.KeyValue(ctx, protocol.BucketPlans)
+	require.NoError(t, err)
+	_, err = plans.Create(ctx, protocol.PlanRequestKey(asked), value(protocol.PlanRequest{Plan: asked, Job: "evil", At: time.Now()}))
 	require.NoError(t, err)
 	detail = p.Wait(asked)
 	require.Equal(t, protocol.PlanFailed, detail.Plan.State)

@@ -4,10 +4,10 @@ package protocol
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -70,6 +70,7 @@ const (
 	eventDuplicates       = 10 * time.Minute // a worker may try this long to publish an event
 	ensureTries           = 5                // several coordinators may create the same resource at once
 	answerTimeout         = 10 * time.Second // how long the answer about a resource may take before it counts as lost
+	readTimeout           = 3 * time.Second  // and the answer with a key's value
 )
 
 // ErrRevision says that somebody else has changed the key since the revision that a write was to follow.
@@ -193,7 +194,7 @@ func EnsureResources(ctx context.Context, js jetstream.JetStream, options Resour
 func ensure(ctx context.Context, try func(context.Context) error) error {
 	var err error
 	for range ensureTries {
-		_, err = asked(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, try(ctx) })
+		_, err = asked(ctx, answerTimeout, func(ctx context.Context) (struct{}, error) { return struct{}{}, try(ctx) })
 		raced := errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) || errors.Is(err, jetstream.ErrBucketExists) ||
 			errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrBucketNotFound)
 		if !raced || ctx.Err() != nil {
@@ -205,9 +206,9 @@ func ensure(ctx context.Context, try func(context.Context) error) error {
 
 // asked makes a request, and makes it again where no answer comes: what a cluster is asked while it chooses a leader may stay
 // without one for ever.
-func asked[T any](ctx context.Context, request func(context.Context) (T, error)) (value T, err error) {
+func asked[T any](ctx context.Context, timeout time.Duration, request func(context.Context) (T, error)) (value T, err error) {
 	for range ensureTries {
-		bounded, cancel := context.WithTimeout(ctx, answerTimeout)
+		bounded, cancel := context.WithTimeout(ctx, timeout)
 		value, err = request(bounded)
 		cancel()
 		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
@@ -301,7 +302,7 @@ func OpenResources(ctx context.Context, js jetstream.JetStream) (*Resources, err
 		StreamDeadLetters: &resources.DeadLetters,
 	} {
 		var err error
-		*stream, err = asked(ctx, func(ctx context.Context) (jetstream.Stream, error) { return js.Stream(ctx, name) })
+		*stream, err = asked(ctx, answerTimeout, func(ctx context.Context) (jetstream.Stream, error) { return js.Stream(ctx, name) })
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			missing.Names = append(missing.Names, "stream "+name)
@@ -317,7 +318,7 @@ func OpenResources(ctx context.Context, js jetstream.JetStream) (*Resources, err
 		BucketLeader:  &resources.Leader,
 	} {
 		var err error
-		*bucket, err = asked(ctx, func(ctx context.Context) (jetstream.KeyValue, error) { return js.KeyValue(ctx, name) })
+		*bucket, err = asked(ctx, answerTimeout, func(ctx context.Context) (jetstream.KeyValue, error) { return js.KeyValue(ctx, name) })
 		switch {
 		case errors.Is(err, jetstream.ErrBucketNotFound):
 			missing.Names = append(missing.Names, "bucket "+name)
@@ -326,7 +327,7 @@ func OpenResources(ctx context.Context, js jetstream.JetStream) (*Resources, err
 		}
 	}
 	var err error
-	resources.Streams, err = asked(ctx, func(ctx context.Context) (jetstream.ObjectStore, error) {
+	resources.Streams, err = asked(ctx, answerTimeout, func(ctx context.Context) (jetstream.ObjectStore, error) {
 		return js.ObjectStore(ctx, BucketStreams)
 	})
 	switch {
@@ -469,48 +470,62 @@ func PutTTL(
 	return revision, nil
 }
 
-// GetKey is the value of the key in the bucket, and its revision. The error is jetstream.ErrKeyNotFound where there is none, and
-// permanent, beside the revision, where the value was not written by somebody who may write it, but passed on there by a direct get
-// (see ReadMessage): the client's own methods do not tell.
+// storedMessage is the answer to a request for a message of a stream (ADR-31 has the request; the client's own method keeps
+// what it asks, a leader or any replica, to itself).
+type storedMessage struct {
+	Error   *jetstream.APIError `json:"error"`
+	Message struct {
+		Sequence uint64 `json:"seq"`
+		Header   []byte `json:"hdrs"`
+		Data     []byte `json:"data"`
+	} `json:"message"`
+}
+
+// GetKey is the value of the key in the bucket, and its revision. It asks the bucket's leader, which has every write that was
+// acknowledged; the client's own methods ask any replica, which may not have heard of it yet. The error is
+// jetstream.ErrKeyNotFound where there is none, and permanent, beside the revision, where the value was not written by somebody
+// who may write it, but passed on there by a direct get (see ReadMessage): the client's own methods do not tell.
 func GetKey(ctx context.Context, js jetstream.JetStream, bucket, key string) (value []byte, revision uint64, err error) {
 	doing := fmt.Sprintf("reading %s in the bucket %s", key, bucket)
 	prefix := "$JS.API."
 	if domain := js.Options().Domain; domain != "" {
 		prefix = "$JS." + domain + ".API."
 	}
-	subject := prefix + "DIRECT.GET.KV_" + bucket + ".$KV." + bucket + "." + key
-	reply, err := js.Conn().RequestMsgWithContext(ctx, nats.NewMsg(subject))
+	subject := prefix + "STREAM.MSG.GET.KV_" + bucket
+	request, err := json.Marshal(map[string]string{"last_by_subj": "$KV." + bucket + "." + key})
 	if err != nil {
-		return nil, 0, NATSError(doing, explainDenied(js.Conn(), subject, err))
+		return nil, 0, err
 	}
-	header := reply.Header
-	switch status := header.Get("Status"); {
-	case status == "404", header.Get("KV-Operation") != "", header.Get("Nats-Marker-Reason") != "":
+	reply, err := asked(ctx, readTimeout, func(ctx context.Context) (*nats.Msg, error) {
+		reply, err := js.Conn().RequestWithContext(ctx, subject, request)
+		return reply, explainDenied(js.Conn(), subject, err)
+	})
+	if err != nil {
+		return nil, 0, NATSError(doing, err)
+	}
+	var stored storedMessage
+	if err := json.Unmarshal(reply.Data, &stored); err != nil {
+		return nil, 0, Failf(Transient, "%s: NATS answers what cannot be read: %w", doing, err)
+	}
+	var header nats.Header
+	if len(stored.Message.Header) > 0 {
+		if header, err = nats.DecodeHeadersMsg(stored.Message.Header); err != nil {
+			return nil, 0, Failf(Permanent, "%s: its header cannot be read: %w", doing, err)
+		}
+	}
+	switch revision = stored.Message.Sequence; {
+	case stored.Error != nil && stored.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound,
+		header.Get("KV-Operation") != "", header.Get("Nats-Marker-Reason") != "":
 		return nil, 0, jetstream.ErrKeyNotFound
-	case status != "":
-		return nil, 0, Failf(Transient, "%s: NATS says %s %s", doing, status, header.Get("Description"))
-	case len(header[headerOfDirectGet]) > 1:
-		return nil, sequenceOf(header), Failf(Permanent, "%s: the value was not written there, but passed on from the stream %s: find out who did that, and"+
+	case stored.Error != nil:
+		return nil, 0, NATSError(doing, stored.Error)
+	case PassedOn(header) != "":
+		return nil, revision, Failf(Permanent, "%s: the value was not written there, but passed on from the stream %s: find out who did that, and"+
 			" remove it with: nats kv del %s %s", doing, PassedOn(header), bucket, key)
-	}
-	revision = sequenceOf(header)
-	if revision == 0 {
+	case revision == 0:
 		return nil, 0, Failf(Transient, "%s: NATS does not tell its revision", doing)
 	}
-	return reply.Data, revision, nil
-}
-
-// sequenceOf is the sequence that a direct get tells, which it puts behind any that was there; 0 where it tells none.
-func sequenceOf(header nats.Header) uint64 {
-	told := header["Nats-Sequence"]
-	if len(told) == 0 {
-		return 0
-	}
-	sequence, err := strconv.ParseUint(told[len(told)-1], 10, 64)
-	if err != nil {
-		return 0
-	}
-	return sequence
+	return stored.Message.Data, revision, nil
 }
 
 func wrongRevision(err error) bool {

@@ -1,6 +1,7 @@
 package protocol_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -548,4 +549,33 @@ func TestResourcesAreAskedForAgainWhenNobodyAnswers(t *testing.T) {
 	_, err = protocol.OpenResources(ended, forgetful)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.Len(t, forgetful.lost, 1, "who has given up asks no more")
+}
+
+func TestGettingAKey(t *testing.T) {
+	t.Parallel()
+	_, _, resources := ensured(t)
+	get := func(key string) ([]byte, uint64, error) {
+		return protocol.GetKey(t.Context(), resources.JetStream, protocol.BucketJobs, key)
+	}
+	_, _, err := get("a")
+	require.ErrorIs(t, err, jetstream.ErrKeyNotFound)
+	large := bytes.Repeat([]byte{0, 0xff}, 500<<10)
+	for _, value := range [][]byte{[]byte("1"), {}, large} {
+		put, err := resources.Jobs.Put(t.Context(), "a", value)
+		require.NoError(t, err)
+		got, revision, err := get("a")
+		require.NoError(t, err)
+		require.Equal(t, put, revision)
+		require.True(t, bytes.Equal(value, got), "%d bytes, and not %d", len(got), len(value))
+	}
+	require.NoError(t, resources.Jobs.Delete(t.Context(), "a"))
+	_, _, err = get("a")
+	require.ErrorIs(t, err, jetstream.ErrKeyNotFound)
+	_, err = resources.Jobs.Put(t.Context(), "b", []byte("2"))
+	require.NoError(t, err)
+	require.NoError(t, resources.Jobs.Purge(t.Context(), "b"))
+	_, _, err = get("b")
+	require.ErrorIs(t, err, jetstream.ErrKeyNotFound)
+	_, _, err = protocol.GetKey(t.Context(), resources.JetStream, "nothing", "a")
+	require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
 }

@@ -87,6 +87,13 @@ func NewAt(t testing.TB, site Site) *Fleet {
 	ctx, cancel := context.WithTimeout(t.Context(), Timeout)
 	defer cancel()
 	resources, err := protocol.EnsureResources(ctx, js, site.Resources)
+	for protocol.Passing(ctx, err) { // the servers of a cluster may not know all others yet
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+		resources, err = protocol.EnsureResources(ctx, js, site.Resources)
+	}
 	require.NoError(t, err)
 	f.Conn, f.Resources = conn, resources
 	f.Client = fleet.New(conn, resources, fleet.Options{By: "test"})
