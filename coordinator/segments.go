@@ -28,9 +28,6 @@ type collector struct {
 	trouble     string
 }
 
-// collectTimeout bounds one look.
-const collectTimeout = 2 * time.Minute
-
 // run looks at once and then again and again, until ctx ends. Trouble is logged, and the next look tries again: leftovers cost
 // space and nothing else.
 func (c *collector) run(ctx context.Context) {
@@ -56,10 +53,8 @@ func (c *collector) run(ctx context.Context) {
 	}
 }
 
-// collect looks once.
+// collect looks once. Each request has the client's own time for its answer, so that one that is lost costs no more than that.
 func (c *collector) collect(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, collectTimeout)
-	defer cancel()
 	streams, unknown, err := protocol.StoredStreams(ctx, c.resources.JetStream)
 	if err != nil {
 		return err
@@ -128,7 +123,7 @@ func (c *collector) tasks(ctx context.Context, streams []protocol.StoredStream) 
 			}
 			seen[name] = true
 			key := protocol.TaskKey(ref.Plan, ref.Task)
-			entry, err := c.resources.Plans.Get(ctx, key)
+			data, _, err := protocol.GetKey(ctx, c.resources.JetStream, protocol.BucketPlans, key)
 			if errors.Is(err, jetstream.ErrKeyNotFound) {
 				continue
 			}
@@ -136,7 +131,7 @@ func (c *collector) tasks(ctx context.Context, streams []protocol.StoredStream) 
 				return nil, fmt.Errorf("read %s: %w", key, err)
 			}
 			var task protocol.Task
-			if err := protocol.DecodeValue(entry.Value(), &task); err != nil {
+			if err := protocol.DecodeValue(data, &task); err != nil {
 				return nil, fmt.Errorf("read %s: %w", key, err)
 			}
 			tasks[name] = task

@@ -79,13 +79,25 @@ func watchBucket(ctx context.Context, limit time.Duration, bucket jetstream.KeyV
 	return nil, fmt.Errorf("open a watcher: %w", err)
 }
 
+// stopPatience is how long a watcher may take to say that it has ended.
+const stopPatience = 2 * time.Second
+
 // stop ends the watcher and waits until it has ended. A watcher blocks while nobody reads its updates, so the rest of them
-// is read.
+// is read. One whose context ended while it was opened may never say that it has ended.
 func (w *bucketWatch) stop() {
 	w.cancel()
 	_ = w.Stop() // it fails only where the watcher or its connection has ended already
-	for range w.Updates() {
-		continue
+	patience := time.NewTimer(stopPatience)
+	defer patience.Stop()
+	for {
+		select {
+		case _, open := <-w.Updates():
+			if !open {
+				return
+			}
+		case <-patience.C:
+			return
+		}
 	}
 }
 

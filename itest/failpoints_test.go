@@ -160,7 +160,8 @@ func (p *pair) stepWhoseReceiverIsStopped() {
 func (p *pair) unreadableItems() {
 	p.startAll()
 	for host, role := range map[protocol.Host]protocol.Role{"alpha": protocol.RoleSend, "bravo": protocol.RoleRecv} {
-		require.NoError(p.t, p.Conn.PublishMsg(&nats.Msg{Subject: protocol.WorkSubject(host, role), Data: []byte("nonsense")}))
+		_, err := p.Resources.JetStream.PublishMsg(p.t.Context(), &nats.Msg{Subject: protocol.WorkSubject(host, role), Data: []byte("nonsense")})
+		require.NoError(p.t, err)
 	}
 	p.requireNoItems()
 }
