@@ -175,6 +175,7 @@ func (r *results) print() {
 		_, _ = fmt.Fprint(os.Stdout, r.summary.String())
 	}
 	require.NotZero(r.t, r.summary.Steps, "nothing was replicated at all")
+	require.LessOrEqual(r.t, r.summary.Undecided, 1+r.summary.Seeds/50, "histories without a verdict show nothing")
 }
 
 func playOne(t *testing.T, seed uint64) {

@@ -43,8 +43,10 @@ type Outcome struct {
 	// Streams is how many streams were sent, Resumed how many of them went on with a partial state, and Abandoned how many
 	// partial states were given up.
 	Streams, Resumed, Abandoned int
-	Timeline                    string
-	Elapsed                     time.Duration
+	// Undecided is how many of the run's two histories were too involved for a verdict.
+	Undecided int
+	Timeline  string
+	Elapsed   time.Duration
 }
 
 // fleet is the fleet of one run.
@@ -53,11 +55,13 @@ type fleet struct {
 	options  Options
 	timeline *timeline
 	observer *observer
-	servers  *servers
-	leases   *leaseHistory
-	clocks   []*clock
-	hosts    map[protocol.Host]*host
-	counter  atomic.Int64
+	// undecided counts histories without a verdict.
+	undecided int
+	servers   *servers
+	leases    *leaseHistory
+	clocks    []*clock
+	hosts     map[protocol.Host]*host
+	counter   atomic.Int64
 
 	conn      *nats.Conn
 	resources *protocol.Resources
@@ -93,7 +97,8 @@ func Run(ctx context.Context, schedule Schedule, options Options) (Outcome, erro
 	return Outcome{
 		Violations: t.failures(), Injected: f.injected, Steps: f.steps, Snapshots: f.observer.snapshotsReceived(),
 		Streams: f.observer.streams, Resumed: f.observer.resumed, Abandoned: f.observer.abandoned, Plans: f.planCount(),
-		Timeline: t.String(), Elapsed: time.Since(t.began),
+		Undecided: f.undecided,
+		Timeline:  t.String(), Elapsed: time.Since(t.began),
 	}, err
 }
 

@@ -15,6 +15,7 @@ type Summary struct {
 	Seeds, Clusters, Failed            int
 	Steps, Snapshots, Plans, Violation int
 	Streams, Resumed, Abandoned        int
+	Undecided                          int
 	Injected                           map[Kind]int
 	// Running is how long all runs took together.
 	Running time.Duration
@@ -39,6 +40,7 @@ func (s *Summary) Add(schedule Schedule, outcome Outcome) {
 	s.Streams += outcome.Streams
 	s.Resumed += outcome.Resumed
 	s.Abandoned += outcome.Abandoned
+	s.Undecided += outcome.Undecided
 	s.Running += outcome.Elapsed
 	for kind, count := range outcome.Injected {
 		s.Injected[kind] += count
@@ -60,6 +62,7 @@ func (s *Summary) String() string {
 	}
 	fmt.Fprintf(&text, "%d plans, %d steps completed, %d snapshots received\n", s.Plans, s.Steps, s.Snapshots)
 	fmt.Fprintf(&text, "%d streams sent, %d of them resumed; %d partial states given up\n", s.Streams, s.Resumed, s.Abandoned)
+	fmt.Fprintf(&text, "%d of %d histories of cursors and of the lease were too involved for a verdict\n", s.Undecided, 2*s.Seeds)
 	fmt.Fprintf(&text, "%d invariant violations, in %d seeds\n", s.Violation, s.Failed)
 	return text.String()
 }
